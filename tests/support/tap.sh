@@ -1,0 +1,30 @@
+# TAP for shell tests: `. "$top_srcdir/tests/support/tap.sh"` first, `finish` last.
+# Inside: $scratch is an empty folder that goes away at the end; $moire is the program; mpi N COMMAND... starts ranks.
+set -u
+top_srcdir=${top_srcdir:-$(cd "$(dirname "$0")/../.." && pwd)}
+top_builddir=${top_builddir:-$PWD}
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/moire-test.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 1' INT TERM
+moire=$top_builddir/moire
+count=0
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_base_warn_component_unused=0
+export OMPI_MCA_pml="${OMPI_MCA_pml:-ob1}" OMPI_MCA_osc="${OMPI_MCA_osc:-^ucx}" OMPI_MCA_btl="${OMPI_MCA_btl:-^openib}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+mpi() { ranks=$1; shift; timeout -k 5 "${MOIRE_TEST_SECONDS:-300}" "${MPIRUN:-mpirun}" -n "$ranks" "$@"; }
+pass() { count=$((count + 1)); echo "ok $count - $*"; }
+fail() { count=$((count + 1)); echo "not ok $count - $*"; [ -f "$scratch/out" ] && sed 's/^/# /' "$scratch/out"; return 0; }
+skip() { count=$((count + 1)); echo "ok $count - $1 # SKIP $2"; }
+comment() { printf '%s\n' "$*" | sed 's/^/# /'; }
+# check NAME COMMAND...: passes when the command succeeds; its output is shown when it does not.
+check() { name=$1; shift; if "$@" >"$scratch/out" 2>&1; then pass "$name"; else fail "$name"; fi; }
+# check_fails NAME CODE TEXT COMMAND...: the exit code must be CODE and the output contain TEXT (a basic regular expression).
+check_fails() {
+    name=$1; code=$2; text=$3; shift 3
+    "$@" >"$scratch/out" 2>&1; found=$?
+    if [ "$found" -ne "$code" ]; then fail "$name (exit code $found, expected $code)"
+    elif ! grep -q -e "$text" "$scratch/out"; then fail "$name (no '$text' in the output)"
+    else pass "$name"; fi
+}
+finish() { echo "1..$count"; }
