@@ -30,6 +30,7 @@
 #ifndef MOIRE_EXCHANGE_EXCHANGE_H
 #define MOIRE_EXCHANGE_EXCHANGE_H
 
+#include "moire/base/segment.h"
 #include "moire/cluster/communicator.h"
 #include "moire/cluster/placement.h"
 
@@ -81,12 +82,6 @@ struct moire_routing {
     const int64_t *targets;       /* instance numbers of the placement */
 };
 
-/* A run of received rows that one product computes; a function of the plan alone. */
-struct moire_segment {
-    int64_t instance;             /* index on this rank */
-    int64_t first_row, rows;      /* rows > 0 */
-};
-
 /* Everything needed to run one exchange. The fields are for reading, valid from prepare to release. */
 struct moire_plan {
     struct moire_exchange *exchange;
@@ -96,7 +91,7 @@ struct moire_plan {
     int64_t received_rows_maximum;/* over the ranks of the communicator */
     int64_t local_instances;
     int64_t *instance_begin;      /* [local_instances + 1]: rows of each local instance */
-    struct moire_segment *segments; /* ascending first_row; instances without rows have none */
+    struct moire_segment *segments; /* a function of the plan alone; ascending first_row; instances without rows have none */
     int64_t segment_count;
     int64_t rows_out[MOIRE_LEVELS]; /* rows that one dispatch of this rank sends at each level, as the back end moves them */
     bool prepared;
