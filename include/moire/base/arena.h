@@ -15,6 +15,7 @@ struct moire_arena {
 /* A measuring arena holds no memory: moire_arena_take returns a non-NULL pointer that must not be followed, and
  * counts. Run the same calls first on a measuring arena, then create one of its peak_bytes. */
 void moire_arena_measure(struct moire_arena *arena);
+/* The capacity is rounded up to a multiple of 64. */
 moire_status moire_arena_create(struct moire_arena *arena, moire_memory_kind kind, int64_t capacity_bytes);
 /* `count` elements of `bytes_each`, aligned to 64 bytes, contents undefined. NULL (and a recorded error that gives
  * wanted and free bytes) when it does not fit. The arena owns it. */

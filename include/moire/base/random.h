@@ -17,6 +17,8 @@ double moire_random_uniform(uint64_t seed, uint64_t stream, uint64_t index); /* 
 /* In [0, bound), without bias that matters (128-bit multiply); bound > 0. */
 uint64_t moire_random_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t bound);
 double moire_random_normal(uint64_t seed, uint64_t stream, uint64_t index); /* mean 0, deviation 1; Box-Muller */
+/* The normals of indices 2 pair and 2 pair + 1 for the price of one. */
+void moire_random_normal_pair(uint64_t seed, uint64_t stream, uint64_t pair, double out[2]);
 /* The image of `index` under a pseudo-random permutation of [0, count), without storing it (Feistel network with
  * cycle walking). */
 uint64_t moire_random_permute(uint64_t seed, uint64_t stream, uint64_t index, uint64_t count);

@@ -49,6 +49,7 @@ moire_status moire_fail(moire_status status, const char *format, ...) __attribut
 const char *moire_error_text(void);
 /* Prints the pending message to standard error, once, and clears it. Does nothing where none is pending. */
 void moire_error_print(void);
+/* Forgets the message and the agreement on it: the failure was dealt with. */
 void moire_error_clear(void);
 
 /* Whether all ranks know of the failure that is on its way up (set by moire_agree). An agreed failure leaves through
