@@ -32,9 +32,11 @@ struct moire_paths {
     int64_t capacity;
 };
 /* Paths that match a comma-separated list of patterns ("src/" "**" "/x.c" means any depth, also none), each once, sorted by
- * bytes, so that the order is the same on every machine. A pattern that matches nothing is an error that names it. */
+ * bytes, so that the order is the same on every machine. A pattern that matches nothing is an error that names it.
+ * Only files match, directories do not; a last "**" matches all files below. Wildcards and "**" skip hidden names, and
+ * "**" enters no linked directories. A comma in a name is written "\,". *paths is overwritten. */
 moire_status moire_paths_match(const char *patterns, struct moire_paths *paths);
-/* Entries of one directory, sorted, without "." and "..". */
+/* Names (without the directory) of the entries of one directory, sorted, without "." and "..". *paths is overwritten. */
 moire_status moire_paths_list(const char *directory, struct moire_paths *paths);
 moire_status moire_paths_add(struct moire_paths *paths, const char *path);
 void moire_paths_free(struct moire_paths *paths);
