@@ -11,16 +11,18 @@
 #include "moire/base/status.h"
 
 struct moire_communicator {
-    MPI_Comm mpi;      /* owned, MPI_ERRORS_RETURN; MPI_COMM_NULL when empty */
-    int rank, size;
+    MPI_Comm mpi;      /* owned, MPI_ERRORS_RETURN */
+    int rank, size;    /* size 0: empty, as a zeroed struct is */
     char name[32];     /* "world", "expert", "data", "node"; also MPI's name of it */
 };
 
-/* MPI_Init_thread with FUNNELED (MULTIPLE where asked for), sets moire_where, and finds N ranks that were started as N
- * single-rank jobs: when the world has one rank but the launcher's variables (SLURM_STEP_NUM_TASKS with SLURM_PROCID,
- * OMPI_COMM_WORLD_SIZE, PMI_SIZE, PALS_NRANKS...) say more, MOIRE_USAGE with found, expected and the remedy. Collective over the job. */
+/* MPI_Init_thread with FUNNELED (MULTIPLE where asked for), sets moire_where, and finds N ranks that were started as
+ * N single-rank jobs: when the world has one rank but the launcher's variables (OMPI_COMM_WORLD_SIZE, PMI_SIZE,
+ * PALS_NRANKS, ..., in a Slurm step SLURM_STEP_NUM_TASKS) say more, MOIRE_USAGE with found, expected and the remedy.
+ * The failure is agreed but not printed: it is pending on the first rank only. Where MPI runs already it is taken
+ * over, and moire_mpi_stop leaves it running. Also after a failure moire_mpi_stop is due. Collective over the job. */
 moire_status moire_mpi_start(bool multiple);
-/* MPI_Finalize; does nothing where MPI was not started. Collective over the job. */
+/* MPI_Finalize; does nothing where moire_mpi_start did not start MPI. Collective over the job. */
 void moire_mpi_stop(void);
 bool moire_mpi_is_running(void);
 /* Ends every rank at once with this exit code (MPI_Abort); without MPI, this process. Not collective. */
@@ -28,9 +30,12 @@ void moire_mpi_abort(int exit_code) __attribute__((noreturn));
 
 /* A copy of the world, with a context of its own. Collective over the world. */
 moire_status moire_communicator_world(struct moire_communicator *communicator);
-/* MPI_Comm_split. Collective over `parent`. */
+/* MPI_Comm_split; MPI_UNDEFINED as color gives an empty communicator. Collective over `parent`. */
 moire_status moire_communicator_split(const struct moire_communicator *parent, const char *name, int color, int key,
                                       struct moire_communicator *communicator);
+/* The ranks of `parent` that share a node, in the order of `parent`. Collective over `parent`. */
+moire_status moire_communicator_split_node(const struct moire_communicator *parent, const char *name,
+                                           struct moire_communicator *communicator);
 /* MPI_Comm_dup. Collective over `parent`. */
 moire_status moire_communicator_copy(const struct moire_communicator *parent, const char *name,
                                      struct moire_communicator *communicator);
@@ -43,8 +48,8 @@ moire_status moire_mpi_check(int mpi_result, const struct moire_communicator *co
 moire_status moire_narrow(int64_t count, const char *what, int *narrow);
 
 /* Agreement: every rank brings its status; all leave with MOIRE_OK, or all with the status of the lowest rank that
- * failed. That rank's message is printed (once for all: the others drop theirs when they failed with the same status, and the
- * consequence is not printed either), and moire_error_is_agreed() turns true. Collective over the communicator. */
+ * failed. Only that rank prints its message; the others drop theirs. No error is pending afterwards, and
+ * moire_error_is_agreed() is true. A success costs one reduction of 8 bytes. Collective over the communicator. */
 moire_status moire_agree(const struct moire_communicator *communicator, moire_status status);
 
 /* Reductions in place, cut into pieces where counts do not fit an int. Collective. */

@@ -17,10 +17,11 @@ struct moire_placement {
     int64_t *expert_instances;    /* owned, [instances]: instances of each expert, ascending */
 };
 
-/* Expert e on rank floor(...) of a block distribution (moire_share); E may be below or above `ranks` and need not
- * divide evenly; ranks without an expert are normal. */
+/* A block distribution: rank r holds the experts of moire_share(experts, ranks, r). E may be below or above `ranks`
+ * and need not divide evenly; ranks without an expert are normal. */
 moire_status moire_placement_even(int64_t experts, int ranks, struct moire_placement *placement);
-/* Any map: instance i holds instance_expert[i] on instance_rank[i] (not decreasing). Experts without an instance are allowed for tests of the exchange. */
+/* Any map: instance i holds instance_expert[i] on instance_rank[i] (not decreasing); both are copied. Experts without
+ * an instance are allowed for tests of the exchange. MOIRE_BAD_DATA names the first instance that is wrong. */
 moire_status moire_placement_create(int64_t experts, int ranks, int64_t instances, const int64_t *instance_expert,
                                     const int *instance_rank, struct moire_placement *placement);
 void moire_placement_free(struct moire_placement *placement);
