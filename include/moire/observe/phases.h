@@ -19,9 +19,11 @@ const char *moire_phase_name(moire_phase phase);
 
 /* Sets moire_where.phase too. */
 void moire_phase_begin(moire_phase phase);
-/* Ends the innermost open phase, which must be `phase`. Returns its seconds this time. */
+/* Ends the innermost open phase, which must be `phase`; after a failure it may be one around it, and what the failure
+ * left open inside ends too. Returns its seconds this time (0 beyond 16 open phases). */
 double moire_phase_end(moire_phase phase);
-/* Seconds and calls so far of a phase over all its places in the tree, inclusive of what is nested in it. */
+/* Seconds and calls so far of a phase over all its places in the tree, inclusive of what is nested in it. What is
+ * still open does not count yet. */
 double moire_phase_seconds(moire_phase phase);
 int64_t moire_phase_calls(moire_phase phase);
 /* Forgets everything; no phase may be open. Closes what an error left open. */
@@ -36,10 +38,10 @@ struct moire_phase_row {
     int rank_of_maximum;
 };
 /* The tree in depth-first order, same on all ranks (places that only some ranks entered count zero elsewhere).
- * *rows is owned by the caller. Collective. */
+ * *rows is owned by the caller. No phase should be open: what is open does not count yet. Collective. */
 moire_status moire_phases_gather(const struct moire_communicator *communicator, struct moire_phase_row **rows, int *count);
 /* The end-of-run table, 80 columns: phase (indented), calls, min, mean, max seconds, rank of the max, share of the
- * step. Prints on rank 0 to standard output. Collective. */
+ * whole (the outermost phases together). Prints on rank 0 to standard output. Collective. */
 moire_status moire_phases_print(const struct moire_communicator *communicator);
 
 #endif
