@@ -6,6 +6,8 @@
 #ifndef MOIRE_COMPUTE_ACTIVATION_H
 #define MOIRE_COMPUTE_ACTIVATION_H
 
+#include <stdint.h>
+
 #include "moire/base/real.h"
 
 /* up and hidden [rows, F]. */

@@ -6,6 +6,7 @@
 #define MOIRE_COMPUTE_NORM_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "moire/base/real.h"
 

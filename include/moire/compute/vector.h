@@ -4,6 +4,7 @@
 #define MOIRE_COMPUTE_VECTOR_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "moire/base/real.h"
 
