@@ -1,7 +1,6 @@
 #include "moire/base/file.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
