@@ -25,6 +25,17 @@ moire_status moire_directory_make(const char *path);
 bool moire_file_exists(const char *path);
 moire_status moire_file_bytes(const char *path, int64_t *bytes);
 
+/* A whole file, read only. */
+struct moire_file_map {
+    const unsigned char *data; /* owned; valid also for an empty file */
+    int64_t bytes;
+    bool mapped;               /* else it is small and was read: a process may have only so many mappings */
+};
+/* Regular files only. A file that is cut while it is mapped kills the process that reads it (SIGBUS). */
+moire_status moire_file_map(const char *path, struct moire_file_map *map);
+/* Fine for a zeroed one. */
+void moire_file_unmap(struct moire_file_map *map);
+
 /* A sorted list of paths. */
 struct moire_paths {
     char **list; /* owned */
@@ -36,6 +47,8 @@ struct moire_paths {
  * Only files match, directories do not; a last "**" matches all files below. Wildcards and "**" skip hidden names, and
  * "**" enters no linked directories. A comma in a name is written "\,". *paths is overwritten. */
 moire_status moire_paths_match(const char *patterns, struct moire_paths *paths);
+/* The patterns of such a list, in their order, as they stand, without the blanks around them. *list is overwritten. */
+moire_status moire_paths_split(const char *patterns, struct moire_paths *list);
 /* Names (without the directory) of the entries of one directory, sorted, without "." and "..". *paths is overwritten. */
 moire_status moire_paths_list(const char *directory, struct moire_paths *paths);
 moire_status moire_paths_add(struct moire_paths *paths, const char *path);
