@@ -35,13 +35,14 @@ void *moire_arena_take(struct moire_arena *arena, int64_t count, size_t bytes_ea
     bool countable = bytes >= 0 && !__builtin_add_overflow(arena->used_bytes, bytes, &used);
     if (!countable || (!arena->measuring && used > arena->capacity_bytes)) {
         int64_t left = arena->measuring ? INT64_MAX : arena->capacity_bytes - arena->used_bytes;
-        moire_fail(MOIRE_NO_MEMORY, "an arena is too small; wanted %" PRId64 " elements of %zu bytes, %" PRId64 " of its %" PRId64
-                   " bytes are free; try a measuring pass over the same calls first",
+        moire_fail(MOIRE_NO_MEMORY,
+                   "an arena is too small; wanted %" PRId64 " elements of %zu bytes, %" PRId64
+                   " of its %" PRId64 " bytes are free; try a measuring pass over the same calls first",
                    count, bytes_each, left, arena->capacity_bytes);
         return NULL;
     }
-    /* A measuring arena gives addresses in the never mapped first pages and beyond: any use of them stops the program
-     * early on. They are as aligned and as different from each other as real ones. */
+    /* A measuring arena gives addresses in the never mapped first pages and beyond: any use of them stops the
+     * program early on. They are as aligned and as different from each other as real ones. */
     uintptr_t start = arena->measuring ? ALIGNMENT : (uintptr_t)arena->base;
     void *taken = (void *)(start + (uintptr_t)arena->used_bytes);
 #ifdef MOIRE_DEBUG

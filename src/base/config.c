@@ -14,8 +14,10 @@
     ROW(section, key, MOIRE_TYPE_INTEGER, initial, minimum, maximum, words, unit, help)
 #define REAL(section, key, initial, minimum, maximum, words, unit, help) \
     ROW(section, key, MOIRE_TYPE_REAL, initial, minimum, maximum, words, unit, help)
-#define FLAG(section, key, initial, help) ROW(section, key, MOIRE_TYPE_FLAG, initial, 0, 0, "no|yes", "", help)
-#define CHOICE(section, key, initial, choices, help) ROW(section, key, MOIRE_TYPE_CHOICE, initial, 0, 0, choices, "", help)
+#define FLAG(section, key, initial, help) \
+    ROW(section, key, MOIRE_TYPE_FLAG, initial, 0, 0, "no|yes", "", help)
+#define CHOICE(section, key, initial, choices, help) \
+    ROW(section, key, MOIRE_TYPE_CHOICE, initial, 0, 0, choices, "", help)
 #define TEXT(section, key, initial, help) ROW(section, key, MOIRE_TYPE_TEXT, initial, 0, 0, "", "", help)
 const struct moire_parameter moire_parameters[] = {
 #include "moire/base/parameters.def"
@@ -102,8 +104,8 @@ static size_t append_choices(char *text, size_t bytes, size_t used, const char *
 {
     char name[64], next[64];
     for (int i = 0; moire_choice_name(choices, i, name, sizeof name); i++) {
-        const char *before = i == 0 ? "" : moire_choice_name(choices, i + 1, next, sizeof next) ? ", " : " or ";
-        used = append(text, bytes, used, "%s%s", before, name);
+        bool last = !moire_choice_name(choices, i + 1, next, sizeof next);
+        used = append(text, bytes, used, "%s%s", i == 0 ? "" : last ? " or " : ", ", name);
     }
     return used;
 }
@@ -129,8 +131,8 @@ static moire_status fail_value(const struct moire_parameter *parameter, const ch
 {
     char expected[256];
     moire_parameter_describe(parameter, expected, sizeof expected);
-    return moire_fail(MOIRE_USAGE, "bad value of %s.%s%s; found '%s', expected %s", parameter->section, parameter->key, place,
-                      value, expected);
+    return moire_fail(MOIRE_USAGE, "bad value of %s.%s%s; found '%s', expected %s", parameter->section,
+                      parameter->key, place, value, expected);
 }
 
 static moire_status assign_text(char **field, const char *value)
@@ -142,7 +144,8 @@ static moire_status assign_text(char **field, const char *value)
     return MOIRE_OK;
 }
 
-moire_status moire_config_assign(struct moire_config *config, int index, const char *value, moire_origin origin, const char *place)
+moire_status moire_config_assign(struct moire_config *config, int index, const char *value,
+                                 moire_origin origin, const char *place)
 {
     const struct moire_parameter *parameter = &moire_parameters[index];
     void *field = (char *)config + parameter->field;
@@ -157,8 +160,10 @@ moire_status moire_config_assign(struct moire_config *config, int index, const c
         *(int64_t *)field = integer;
         break;
     case MOIRE_TYPE_REAL:
-        if (!find_word(parameter, value, &real) && (!moire_parse_real(value, &real)
-            || !(real >= parameter->minimum && real <= parameter->maximum))) return fail_value(parameter, value, place);
+        if (!find_word(parameter, value, &real)
+            && (!moire_parse_real(value, &real)
+                || !(real >= parameter->minimum && real <= parameter->maximum)))
+            return fail_value(parameter, value, place);
         *(double *)field = real;
         break;
     case MOIRE_TYPE_FLAG:
@@ -182,13 +187,16 @@ moire_status moire_config_assign(struct moire_config *config, int index, const c
 moire_status moire_config_create(struct moire_config *config)
 {
     *config = (struct moire_config){ 0 };
-    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moire_parameter_count, sizeof *config->origins, &config->origins));
+    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moire_parameter_count, sizeof *config->origins,
+                             &config->origins));
     for (int i = 0; i < moire_parameter_count; i++)
-        MOIRE_TRY(moire_config_assign(config, i, moire_parameters[i].default_text, MOIRE_FROM_DEFAULT, " (default)"));
+        MOIRE_TRY(moire_config_assign(config, i, moire_parameters[i].default_text, MOIRE_FROM_DEFAULT,
+                                      " (default)"));
     return MOIRE_OK;
 }
 
-moire_status moire_config_set(struct moire_config *config, const char *name, const char *value, moire_origin origin)
+moire_status moire_config_set(struct moire_config *config, const char *name, const char *value,
+                              moire_origin origin)
 {
     int index = 0;
     const char *place = origin == MOIRE_FROM_COMMAND ? " on the command line"
@@ -210,12 +218,14 @@ void moire_config_free(struct moire_config *config)
 /* Gives `copy`, which has the numbers of `from`, its own texts. */
 static moire_status copy_texts(const struct moire_config *from, struct moire_config *copy)
 {
-    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moire_parameter_count, sizeof *copy->origins, &copy->origins));
+    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moire_parameter_count, sizeof *copy->origins,
+                             &copy->origins));
     memcpy(copy->origins, from->origins, (size_t)moire_parameter_count * sizeof *copy->origins);
     for (int i = 0; i < moire_parameter_count; i++) {
         size_t field = moire_parameters[i].field;
         if (moire_parameters[i].type != MOIRE_TYPE_TEXT) continue;
-        MOIRE_TRY(moire_copy_text(*(char *const *)(const void *)((const char *)from + field), (char **)(void *)((char *)copy + field)));
+        MOIRE_TRY(moire_copy_text(*(char *const *)(const void *)((const char *)from + field),
+                                  (char **)(void *)((char *)copy + field)));
     }
     return from->file ? moire_copy_text(from->file, &copy->file) : MOIRE_OK;
 }
@@ -226,7 +236,8 @@ moire_status moire_config_copy(const struct moire_config *from, struct moire_con
     copy.origins = NULL;
     copy.file = NULL;
     for (int i = 0; i < moire_parameter_count; i++)
-        if (moire_parameters[i].type == MOIRE_TYPE_TEXT) *(char **)(void *)((char *)&copy + moire_parameters[i].field) = NULL;
+        if (moire_parameters[i].type == MOIRE_TYPE_TEXT)
+            *(char **)(void *)((char *)&copy + moire_parameters[i].field) = NULL;
     moire_status status = copy_texts(from, &copy);
     if (status == MOIRE_OK) *to = copy;
     else moire_config_free(&copy);

@@ -15,8 +15,8 @@ static int list_sections(const char **sections)
     return count;
 }
 
-/* What may have been meant by section.key, or NULL. A key that only stands in another section comes before one that is
- * spelled alike. */
+/* What may have been meant by section.key, or NULL. A key that only stands in another section comes before
+ * one that is spelled alike. */
 static const char *guess(const char *section, const char *key)
 {
     const char *sections[256] = { NULL };
@@ -47,9 +47,11 @@ static moire_status fail_far(const char *name, const char *section, const char *
     for (int i = 0; i < count && !of_section && status == MOIRE_OK; i++)
         status = moire_text_add(&known, "%s%s", i ? ", " : "", sections[i]);
     if (status == MOIRE_OK && of_section)
-        status = moire_fail(MOIRE_USAGE, "unknown key %s%s; keys of %s: %s", name, place, section, known.data);
+        status = moire_fail(MOIRE_USAGE, "unknown key %s%s; keys of %s: %s", name, place, section,
+                            known.data);
     else if (status == MOIRE_OK)
-        status = moire_fail(MOIRE_USAGE, "unknown section in the key %s%s; sections: %s", name, place, known.data);
+        status = moire_fail(MOIRE_USAGE, "unknown section in the key %s%s; sections: %s", name, place,
+                            known.data);
     moire_text_free(&known);
     return status;
 }
@@ -64,7 +66,8 @@ moire_status moire_config_find(const char *name, const char *place, int *index)
     char section[128];
     size_t letters = strcspn(name, ".");
     if (!name[letters]) letters = 0;
-    snprintf(section, sizeof section, "%.*s", letters < sizeof section ? (int)letters : (int)sizeof section - 1, name);
+    snprintf(section, sizeof section, "%.*s",
+             letters < sizeof section ? (int)letters : (int)sizeof section - 1, name);
     const char *key = letters ? name + letters + 1 : name + (*name == '.');
     const char *meant = guess(section, key);
     if (meant) return moire_fail(MOIRE_USAGE, "unknown key %s%s; did you mean %s?", name, place, meant);
@@ -73,8 +76,9 @@ moire_status moire_config_find(const char *name, const char *place, int *index)
 
 static moire_status fail_layers(const char *layers, const char *cause, int64_t last)
 {
-    return moire_fail(MOIRE_USAGE, "bad value of moe.layers; found '%s': %s, expected all, none, every:N, or a list of layers from "
-                      "0 to %" PRId64 " such as 0,2-3", layers, cause, last);
+    return moire_fail(MOIRE_USAGE,
+                      "bad value of moe.layers; found '%s': %s, expected all, none, every:N, or a list of "
+                      "layers from 0 to %" PRId64 " such as 0,2-3", layers, cause, last);
 }
 
 /* A number without sign or suffix; moves *text behind it. */
@@ -83,7 +87,8 @@ static bool read_number(const char **text, int64_t *number)
     int64_t value = 0;
     if (**text < '0' || **text > '9') return false;
     for (; **text >= '0' && **text <= '9'; ++*text)
-        if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, **text - '0', &value)) return false;
+        if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, **text - '0', &value))
+            return false;
     *number = value;
     return true;
 }
@@ -102,11 +107,13 @@ static moire_status read_layer_list(const char *layers, int64_t count, bool *is_
             good = read_number(&part, &last);
         }
         part += strspn(part, " ");
-        snprintf(cause, sizeof cause, "'%.*s' is no layer or range", part_letters < 60 ? (int)part_letters : 60, start);
+        snprintf(cause, sizeof cause, "'%.*s' is no layer or range",
+                 part_letters < 60 ? (int)part_letters : 60, start);
         if (!good || (*part && *part != ',')) return fail_layers(layers, cause, count - 1);
         snprintf(cause, sizeof cause, "%" PRId64 "-%" PRId64 " is a range that runs backwards", first, last);
         if (first > last) return fail_layers(layers, cause, count - 1);
-        snprintf(cause, sizeof cause, "there is no layer %" PRId64 " in model.layers = %" PRId64, last, count);
+        snprintf(cause, sizeof cause, "there is no layer %" PRId64 " in model.layers = %" PRId64, last,
+                 count);
         if (last >= count) return fail_layers(layers, cause, count - 1);
         for (int64_t i = first; i <= last; i++) is_moe[i] = true;
         if (!*part) return MOIRE_OK;
@@ -122,8 +129,11 @@ moire_status moire_config_moe_layers(const struct moire_config *config, bool *is
     if (all || none) return MOIRE_OK;
     if (strncmp(layers, "every:", 6) != 0) return read_layer_list(layers, count, is_moe);
     const char *number = layers + 6;
-    if (!read_number(&number, &every) || *number || every < 1) return fail_layers(layers, "N is no number of 1 or more", count - 1);
-    if (every > count) return fail_layers(layers, "N is more than model.layers, which leaves no layer with experts", count - 1);
+    if (!read_number(&number, &every) || *number || every < 1)
+        return fail_layers(layers, "N is no number of 1 or more", count - 1);
+    if (every > count)
+        return fail_layers(layers, "N is more than model.layers, which leaves no layer with experts",
+                           count - 1);
     for (int64_t i = every - 1; i < count; i += every) is_moe[i] = true;
     return MOIRE_OK;
 }

@@ -12,8 +12,8 @@ extern char **environ;
 
 enum { PLACE_BYTES = 512 };
 
-/* An INI text on its way through inih, which asks for lines and gives back keys and values. A value may go on in the
- * lines below it, so it is assigned when the next key or the end is seen. */
+/* An INI text on its way through inih, which asks for lines and gives back keys and values. A value may go on
+ * in the lines below it, so it is assigned when the next key or the end is seen. */
 struct ini {
     struct moire_config *config;
     const char *name;          /* for messages */
@@ -33,8 +33,8 @@ static void place_of_line(const struct ini *ini, int line, char *place)
     snprintf(place, PLACE_BYTES, " in %.*s line %d", PLACE_BYTES - 32, ini->name, line);
 }
 
-/* fgets for inih. Indentation means nothing, unless a quote follows it: then the line goes on with the value before.
- * inih would cut lines in two that are longer than its buffer, so they are found here. */
+/* fgets for inih. Indentation means nothing, unless a quote follows it: then the line goes on with the value
+ * before. inih would cut lines in two that are longer than its buffer, so they are found here. */
 static char *read_line(char *out, int capacity, void *stream)
 {
     struct ini *ini = stream;
@@ -50,9 +50,10 @@ static char *read_line(char *out, int capacity, void *stream)
     }
     if (*text == ';' || *text == '#') length = 0; /* comments may be of any length */
     if (length + 2 > (size_t)capacity) {
-        ini->status = moire_fail(MOIRE_USAGE, "%s line %d is too long; found %zu bytes, expected %d at most; try a value in "
-                                 "quotes that goes on, in quotes again, in indented lines below", ini->name, ini->line, length,
-                                 capacity - 2);
+        ini->status = moire_fail(MOIRE_USAGE,
+                                 "%s line %d is too long; found %zu bytes, expected %d at most; try a value "
+                                 "in quotes that goes on, in quotes again, in indented lines below",
+                                 ini->name, ini->line, length, capacity - 2);
         return NULL;
     }
     memcpy(out, text, length);
@@ -85,8 +86,10 @@ static bool read_quoted_character(const char **text, char *character)
 
 static moire_status fail_quotes(const struct ini *ini, const char *cause)
 {
-    return moire_fail(MOIRE_USAGE, "bad quotes in %s line %d; found %s, expected \"text\" with \\\" \\\\ \\; \\n \\r \\t \\xHH "
-                      "for \" \\ ; and characters that cannot be seen", ini->name, ini->line, cause);
+    return moire_fail(MOIRE_USAGE,
+                      "bad quotes in %s line %d; found %s, expected \"text\" in which \\\" \\\\ \\; \\n \\r "
+                      "\\t \\xHH stand for \" \\ ; and characters that cannot be seen",
+                      ini->name, ini->line, cause);
 }
 
 /* Adds what stands between the quotes of `text` to the value; only blanks or a comment may follow. */
@@ -128,7 +131,8 @@ static moire_status start_value(struct ini *ini, const char *section, const char
     snprintf(name, sizeof name, "%s%s%s", section, *section ? "." : "", key);
     MOIRE_TRY(moire_config_find(name, place, &index));
     if (ini->lines[index])
-        return moire_fail(MOIRE_USAGE, "%s stands twice in %s; found lines %d and %d, expected one; try to delete one of them",
+        return moire_fail(MOIRE_USAGE,
+                          "%s stands twice in %s; found lines %d and %d, expected one; try to delete one",
                           name, ini->name, ini->lines[index], ini->line);
     ini->lines[index] = ini->line;
     ini->index = index;
@@ -147,21 +151,25 @@ static int take_key(void *user, const char *section, const char *key, const char
         ini->status = finish_value(ini);
         if (ini->status == MOIRE_OK) ini->status = start_value(ini, section, key, value);
     } else if (ini->index < 0 || !ini->quoted) {
-        ini->status = moire_fail(MOIRE_USAGE, "%s line %d goes on with nothing; found an indented quote, expected a key, or a value "
-                                 "in quotes above it", ini->name, ini->line);
+        ini->status = moire_fail(MOIRE_USAGE,
+                                 "%s line %d goes on with nothing; found an indented quote, expected a key, "
+                                 "or a value in quotes above it", ini->name, ini->line);
     } else {
         ini->status = add_part(ini, value);
     }
     return ini->status == MOIRE_OK;
 }
 
-moire_status moire_config_parse(struct moire_config *config, const char *name, const char *text, moire_origin origin)
+moire_status moire_config_parse(struct moire_config *config, const char *name, const char *text,
+                                moire_origin origin)
 {
     struct ini ini = { .config = config, .name = name, .origin = origin, .next = text, .index = -1 };
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moire_parameter_count, sizeof *ini.lines, &ini.lines));
     int result = ini_parse_stream(read_line, &ini, take_key, &ini);
     if (ini.status == MOIRE_OK && result > 0)
-        ini.status = moire_fail(MOIRE_USAGE, "%s line %d cannot be read; expected [section], key = value, or ; comment", name, result);
+        ini.status = moire_fail(MOIRE_USAGE,
+                                "%s line %d cannot be read; expected [section], key = value, or ; comment",
+                                name, result);
     if (ini.status == MOIRE_OK && result < 0)
         ini.status = moire_fail(MOIRE_NO_MEMORY, "%s cannot be read; out of memory in inih", name);
     if (ini.status == MOIRE_OK) ini.status = finish_value(&ini);
@@ -215,7 +223,9 @@ static moire_status load_environment(struct moire_config *config)
     char place[PLACE_BYTES], name[256];
     for (char **entry = environ; entry && *entry; entry++) {
         size_t letters = strcspn(*entry, "=");
-        if (strncmp(*entry, "MOIRE_", 6) != 0 || strncmp(*entry, "MOIRE_TEST_", 11) == 0 || letters >= sizeof name) continue;
+        if (strncmp(*entry, "MOIRE_", 6) != 0 || strncmp(*entry, "MOIRE_TEST_", 11) == 0
+            || letters >= sizeof name)
+            continue;
         if (!environment_is_mistaken(*entry, letters, name, sizeof name)) continue;
         int index;
         snprintf(place, sizeof place, " in the environment (%.*s)", (int)letters, *entry);
@@ -241,7 +251,8 @@ static moire_status log_environment(const struct moire_config *config)
         environment_name(moire_parameter_names[i], name, sizeof name);
         value.bytes = 0;
         status = moire_config_value(config, &moire_parameters[i], &value);
-        if (status == MOIRE_OK) moire_log("%s = %s comes from the environment (%s)", moire_parameter_names[i], value.data, name);
+        if (status == MOIRE_OK)
+            moire_log("%s = %s comes from the environment (%s)", moire_parameter_names[i], value.data, name);
     }
     moire_text_free(&value);
     return status;
@@ -256,7 +267,8 @@ static moire_status find_option(const char *argument, int *index)
             return moire_config_find(moire_aliases[i].name, " on the command line", index);
     if (strncmp(argument, "--", 2) == 0 && argument[2]) {
         size_t letters = strcspn(argument + 2, "=");
-        snprintf(name, sizeof name, "%.*s", letters < sizeof name ? (int)letters : (int)sizeof name - 1, argument + 2);
+        snprintf(name, sizeof name, "%.*s", letters < sizeof name ? (int)letters : (int)sizeof name - 1,
+                 argument + 2);
         return moire_config_find(name, " on the command line", index);
     }
     if (argument[0] != '-' || !argument[1])
@@ -264,26 +276,30 @@ static moire_status find_option(const char *argument, int *index)
     char known[256] = "";
     size_t used = 0;
     for (int i = 0; i < moire_alias_count && used < sizeof known; i++)
-        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s (%s)", i ? ", " : "", moire_aliases[i].option,
-                                 moire_aliases[i].name);
-    return moire_fail(MOIRE_USAGE, "unknown option '%s'; expected --section.key=value or one of %s", argument, known);
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s (%s)", i ? ", " : "",
+                                 moire_aliases[i].option, moire_aliases[i].name);
+    return moire_fail(MOIRE_USAGE, "unknown option '%s'; expected --section.key=value or one of %s", argument,
+                      known);
 }
 
 static moire_status load_arguments(struct moire_config *config, int argument_count, char **arguments)
 {
     for (int i = 0; i < argument_count; i++) {
         int index = 0;
-        const char *argument = arguments[i], *equals = strncmp(argument, "--", 2) == 0 ? strchr(argument, '=') : NULL;
+        const char *argument = arguments[i];
+        const char *equals = strncmp(argument, "--", 2) == 0 ? strchr(argument, '=') : NULL;
         MOIRE_TRY(find_option(argument, &index));
         if (!equals && (i + 1 == argument_count || strncmp(arguments[i + 1], "--", 2) == 0))
-            return moire_fail(MOIRE_USAGE, "%s has no value; expected --%s=value", argument, moire_parameter_names[index]);
+            return moire_fail(MOIRE_USAGE, "%s has no value; expected --%s=value", argument,
+                              moire_parameter_names[index]);
         const char *value = equals ? equals + 1 : arguments[++i];
         MOIRE_TRY(moire_config_assign(config, index, value, MOIRE_FROM_COMMAND, " on the command line"));
     }
     return MOIRE_OK;
 }
 
-moire_status moire_config_load(struct moire_config *config, const char *file, int argument_count, char **arguments)
+moire_status moire_config_load(struct moire_config *config, const char *file, int argument_count,
+                               char **arguments)
 {
     MOIRE_TRY(moire_config_create(config));
     if (file) MOIRE_TRY(load_file(config, file));

@@ -1,5 +1,5 @@
-/* What the sources of the configuration share. A `place` says in messages where a value came from: " in tiny.ini line
- * 3", " on the command line", or "". */
+/* What the sources of the configuration share. A `place` says in messages where a value came from: " in
+ * tiny.ini line 3", " on the command line", or "". */
 #ifndef MOIRE_BASE_CONFIG_TABLE_H
 #define MOIRE_BASE_CONFIG_TABLE_H
 
@@ -9,7 +9,8 @@ extern const char *const moire_parameter_names[]; /* "section.key", [moire_param
 
 /* Index of the parameter "section.key"; else MOIRE_USAGE with the nearest name. */
 moire_status moire_config_find(const char *name, const char *place, int *index);
-moire_status moire_config_assign(struct moire_config *config, int index, const char *value, moire_origin origin, const char *place);
+moire_status moire_config_assign(struct moire_config *config, int index, const char *value,
+                                 moire_origin origin, const char *place);
 /* Index of `text` in "a|b|c", or -1. */
 int moire_choice_find(const char *choices, const char *text);
 /* Copies choice `index` of "a|b|c" to `out`; false: there are not so many. */

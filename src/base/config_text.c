@@ -6,8 +6,8 @@
 
 #include "base/config_table.h"
 
-/* inih reads lines of 198 bytes where it is built with its defaults, as in Debian. A longer value goes on in quotes in
- * the lines below. */
+/* inih reads lines of 198 bytes where it is built with its defaults, as in Debian. A longer value goes on in
+ * quotes in the lines below. */
 enum { PLAIN_BYTES = 120, PART_BYTES = 96, PART_LIMIT = 120, COLUMNS = 80 };
 
 /* Whether a text can stand without quotes: nothing in it that inih or our quotes give a meaning. */
@@ -60,7 +60,8 @@ static moire_status add_real(double value, struct moire_text *text)
     return moire_text_add(text, "%s", digits);
 }
 
-moire_status moire_config_value(const struct moire_config *config, const struct moire_parameter *parameter, struct moire_text *text)
+moire_status moire_config_value(const struct moire_config *config, const struct moire_parameter *parameter,
+                                struct moire_text *text)
 {
     const void *field = (const char *)config + parameter->field;
     const char *word, *value;
@@ -68,7 +69,8 @@ moire_status moire_config_value(const struct moire_config *config, const struct 
     switch (parameter->type) {
     case MOIRE_TYPE_INTEGER:
         word = moire_word_name(parameter->words, (double)*(const int64_t *)field);
-        return word ? moire_text_add(text, "%s", word) : moire_text_add(text, "%" PRId64, *(const int64_t *)field);
+        return word ? moire_text_add(text, "%s", word)
+                    : moire_text_add(text, "%" PRId64, *(const int64_t *)field);
     case MOIRE_TYPE_REAL:
         word = moire_word_name(parameter->words, *(const double *)field);
         return word ? moire_text_add(text, "%s", word) : add_real(*(const double *)field, text);
@@ -81,11 +83,12 @@ moire_status moire_config_value(const struct moire_config *config, const struct 
         value = *(char *const *)field;
         return is_plain(value) ? moire_text_add(text, "%s", value) : add_quoted(value, text);
     }
-    return moire_fail(MOIRE_FAILED, "%s.%s has no text; found a choice that is not in its list", parameter->section,
-                      parameter->key);
+    return moire_fail(MOIRE_FAILED, "%s.%s has no text; found a choice that is not in its list",
+                      parameter->section, parameter->key);
 }
 
-static moire_status add_line(const struct moire_config *config, int index, bool origins, struct moire_text *text)
+static moire_status add_line(const struct moire_config *config, int index, bool origins,
+                             struct moire_text *text)
 {
     const struct moire_parameter *parameter = &moire_parameters[index];
     MOIRE_TRY(moire_text_add(text, "%s =", parameter->key));
@@ -105,7 +108,8 @@ static bool starts_section(int index)
 moire_status moire_config_text(const struct moire_config *config, bool origins, struct moire_text *text)
 {
     for (int i = 0; i < moire_parameter_count; i++) {
-        if (starts_section(i)) MOIRE_TRY(moire_text_add(text, "%s[%s]\n", i ? "\n" : "", moire_parameters[i].section));
+        if (starts_section(i))
+            MOIRE_TRY(moire_text_add(text, "%s[%s]\n", i ? "\n" : "", moire_parameters[i].section));
         MOIRE_TRY(add_line(config, i, origins, text));
     }
     return MOIRE_OK;
@@ -147,7 +151,8 @@ static moire_status add_help(int index, struct moire_text *text)
     MOIRE_TRY(moire_text_add(text, "\n"));
     moire_parameter_describe(parameter, range, sizeof range);
     MOIRE_TRY(add_wrapped(parameter->help, 6, text));
-    snprintf(line, sizeof line, "%s; default: %s", range, parameter->default_text[0] ? parameter->default_text : "empty");
+    snprintf(line, sizeof line, "%s; default: %s", range,
+             parameter->default_text[0] ? parameter->default_text : "empty");
     return add_wrapped(line, 6, text);
 }
 
@@ -161,7 +166,8 @@ moire_status moire_config_help(const char *section, struct moire_text *text)
     bool first = true;
     for (int i = 0; i < moire_parameter_count; i++) {
         if (section && strcmp(moire_parameters[i].section, section) != 0) continue;
-        if (starts_section(i)) MOIRE_TRY(moire_text_add(text, "%s[%s]\n", first ? "" : "\n", moire_parameters[i].section));
+        if (starts_section(i))
+            MOIRE_TRY(moire_text_add(text, "%s[%s]\n", first ? "" : "\n", moire_parameters[i].section));
         MOIRE_TRY(add_help(i, text));
         first = false;
     }

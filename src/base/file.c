@@ -17,23 +17,26 @@ static moire_status fail_system(const char *path, const char *doing, int error)
 {
     switch (error) {
     case ENOSPC: case EDQUOT: case EFBIG:
-        return moire_fail(MOIRE_NO_SPACE, "cannot %s %s; found: %s; try another file system or free some space there", doing,
+        return moire_fail(MOIRE_NO_SPACE,
+                          "cannot %s %s; found: %s; try another file system or free some space there", doing,
                           path, strerror(error));
     case ENOENT: case ENOTDIR:
-        return moire_fail(MOIRE_NO_FILE, "cannot %s %s; found: %s; try another path (relative ones start where moire was "
+        return moire_fail(MOIRE_NO_FILE,
+                          "cannot %s %s; found: %s; try another path (relative ones start where moire was "
                           "started)", doing, path, strerror(error));
     case EACCES: case EPERM: case EROFS:
-        return moire_fail(MOIRE_NO_FILE, "cannot %s %s; found: %s; try a path that you may use, or change its permissions",
+        return moire_fail(MOIRE_NO_FILE,
+                          "cannot %s %s; found: %s; try a path that you may use, or change its permissions",
                           doing, path, strerror(error));
     case ENOMEM:
-        return moire_fail(MOIRE_NO_MEMORY, "cannot %s %s; found: %s; try again with less memory in use", doing, path,
-                          strerror(error));
+        return moire_fail(MOIRE_NO_MEMORY, "cannot %s %s; found: %s; try again with less memory in use",
+                          doing, path, strerror(error));
     case EMFILE: case ENFILE:
-        return moire_fail(MOIRE_NO_FILE, "cannot %s %s; found: %s; try a higher limit (ulimit -n)", doing, path,
-                          strerror(error));
+        return moire_fail(MOIRE_NO_FILE, "cannot %s %s; found: %s; try a higher limit (ulimit -n)", doing,
+                          path, strerror(error));
     default:
-        return moire_fail(MOIRE_NO_FILE, "cannot %s %s; found: %s; try another path or file system", doing, path,
-                          strerror(error));
+        return moire_fail(MOIRE_NO_FILE, "cannot %s %s; found: %s; try another path or file system", doing,
+                          path, strerror(error));
     }
 }
 
@@ -42,7 +45,8 @@ moire_status moire_file_open(const char *path, int flags, int *descriptor)
     int opened;
     do opened = open(path, flags | O_CLOEXEC, 0666);
     while (opened < 0 && errno == EINTR);
-    if (opened < 0) return fail_system(path, flags & O_CREAT ? "create" : flags & (O_WRONLY | O_RDWR) ? "write" : "read", errno);
+    const char *doing = flags & O_CREAT ? "create" : flags & (O_WRONLY | O_RDWR) ? "write" : "read";
+    if (opened < 0) return fail_system(path, doing, errno);
     *descriptor = opened;
     return MOIRE_OK;
 }
@@ -59,14 +63,17 @@ moire_status moire_file_pread(int descriptor, const char *path, void *data, int6
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return fail_system(path, "read", errno);
         if (got == 0)
-            return moire_fail(MOIRE_BAD_DATA, "%s is too short; found its end at byte %" PRId64 ", expected %" PRId64 " bytes from "
-                              "byte %" PRId64 " on; try to copy or make the file again", path, offset + done, bytes, offset);
+            return moire_fail(MOIRE_BAD_DATA,
+                              "%s is too short; found its end at byte %" PRId64 ", expected %" PRId64
+                              " bytes from byte %" PRId64 " on; try to copy or make the file again",
+                              path, offset + done, bytes, offset);
         done += got;
     }
     return MOIRE_OK;
 }
 
-moire_status moire_file_pwrite(int descriptor, const char *path, const void *data, int64_t bytes, int64_t offset)
+moire_status moire_file_pwrite(int descriptor, const char *path, const void *data, int64_t bytes,
+                               int64_t offset)
 {
     for (int64_t done = 0; done < bytes; ) {
         ssize_t put = pwrite(descriptor, (const char *)data + done, piece(bytes - done), offset + done);
@@ -125,7 +132,8 @@ release_directory:
 }
 
 /* Reads to the end of something whose size the system does not know (pipe, /proc). */
-static moire_status read_rest(int descriptor, const char *path, char **data, int64_t *bytes, int64_t *capacity)
+static moire_status read_rest(int descriptor, const char *path, char **data, int64_t *bytes,
+                              int64_t *capacity)
 {
     for (;;) {
         MOIRE_TRY(moire_grow(MOIRE_MEMORY_DATA, data, capacity, *bytes + 4096, 1));
@@ -149,8 +157,10 @@ moire_status moire_file_read(const char *path, char **data, int64_t *bytes)
     moire_status status = MOIRE_OK;
     if (fstat(descriptor, &about) < 0) status = fail_system(path, "read", errno);
     else if (S_ISDIR(about.st_mode))
-        status = moire_fail(MOIRE_NO_FILE, "cannot read %s; found a directory, expected a file; try a file inside it", path);
-    else if (about.st_size > 0) status = moire_grow(MOIRE_MEMORY_DATA, &content, &capacity, about.st_size + 4096 + 1, 1);
+        status = moire_fail(MOIRE_NO_FILE,
+                            "cannot read %s; found a directory, expected a file; try a file inside it", path);
+    else if (about.st_size > 0)
+        status = moire_grow(MOIRE_MEMORY_DATA, &content, &capacity, about.st_size + 4096 + 1, 1);
     if (status == MOIRE_OK) status = read_rest(descriptor, path, &content, &read_bytes, &capacity);
     close(descriptor);
     if (status != MOIRE_OK) {
@@ -168,7 +178,8 @@ static moire_status write_temporary(const char *path, const void *data, int64_t 
     MOIRE_TRY(moire_file_open(path, O_WRONLY | O_CREAT | O_TRUNC, &descriptor));
     moire_status status = moire_file_pwrite(descriptor, path, data, bytes, 0);
     if (status == MOIRE_OK) status = moire_file_sync(descriptor, path);
-    if (close(descriptor) < 0 && status == MOIRE_OK && errno != EINTR) status = fail_system(path, "write", errno);
+    if (close(descriptor) < 0 && status == MOIRE_OK && errno != EINTR)
+        status = fail_system(path, "write", errno);
     if (status != MOIRE_OK) unlink(path);
     return status;
 }
@@ -194,7 +205,8 @@ static moire_status make_one_directory(const char *path)
     int error = errno; /* EEXIST, but on some systems EACCES or EROFS for one that exists */
     if (stat(path, &about) < 0) return fail_system(path, "make the directory", error);
     if (S_ISDIR(about.st_mode)) return MOIRE_OK;
-    return moire_fail(MOIRE_NO_FILE, "cannot make the directory %s; found a file of that name; try another path", path);
+    return moire_fail(MOIRE_NO_FILE,
+                      "cannot make the directory %s; found a file of that name; try another path", path);
 }
 
 /* Whether a file can be created in it: a full or read-only file system is found before a run starts. */

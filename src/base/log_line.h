@@ -4,7 +4,7 @@
 
 enum { MOIRE_LINE_BYTES = 8192 };
 
-/* Wipes a live progress line, then writes `line` and a newline in one piece, so that lines of ranks do not mix. */
+/* Wipes a live progress line, then writes `line` and a newline in one piece: lines of ranks do not mix. */
 void moire_log_line(const char *line);
 
 #endif

@@ -9,7 +9,8 @@
 
 enum { SMALL_BYTES = 1 << 16 }; /* up to so many a copy costs no more than a mapping */
 
-static moire_status map_descriptor(int descriptor, const char *path, int64_t bytes, struct moire_file_map *map)
+static moire_status map_descriptor(int descriptor, const char *path, int64_t bytes,
+                                   struct moire_file_map *map)
 {
     void *data = mmap(NULL, (size_t)bytes, PROT_READ, MAP_SHARED, descriptor, 0);
     if (data == MAP_FAILED)
@@ -36,7 +37,8 @@ moire_status moire_file_map(const char *path, struct moire_file_map *map)
     MOIRE_TRY(moire_file_open(path, O_RDONLY | O_NONBLOCK, &descriptor));
     moire_status status = MOIRE_OK;
     if (fstat(descriptor, &about) < 0)
-        status = moire_fail(MOIRE_NO_FILE, "cannot read %s; found: %s; try another path", path, strerror(errno));
+        status = moire_fail(MOIRE_NO_FILE, "cannot read %s; found: %s; try another path", path,
+                            strerror(errno));
     else if (!S_ISREG(about.st_mode))
         status = moire_fail(MOIRE_NO_FILE, "cannot read %s; found a %s, expected a regular file", path,
                             S_ISDIR(about.st_mode) ? "directory" : "special file");

@@ -13,8 +13,8 @@ enum { ALIGNMENT = 64 };
 #define MAGIC_RELEASED UINT64_C(0x6d6f6972652d2d2d)
 #define MAGIC_END UINT64_C(0x656e642b656e642b)
 
-/* Stands in the 64 bytes before the payload. The magic is not at the start, where malloc keeps its own links in a
- * freed block, so that a second release is recognised. */
+/* Stands in the 64 bytes before the payload. The magic is not at the start, where malloc keeps its own links
+ * in a freed block, so that a second release is recognised. */
 struct header {
     int64_t unused[4];
     uint64_t magic;
@@ -79,13 +79,17 @@ moire_status moire_allocate(moire_memory_kind kind, int64_t count, size_t bytes_
     int64_t bytes, total;
     if (count < 0 || bytes_each > INT64_MAX || __builtin_mul_overflow(count, (int64_t)bytes_each, &bytes)
         || __builtin_add_overflow(bytes, (int64_t)sizeof(struct header) + GUARD + ALIGNMENT - 1, &total))
-        return moire_fail(MOIRE_NO_MEMORY, "a block of %s is too large to count; found %" PRId64 " elements of %zu bytes, "
-                          "expected less than 2^63 bytes; try smaller sizes", moire_memory_kind_name(kind), count, bytes_each);
+        return moire_fail(MOIRE_NO_MEMORY,
+                          "a block of %s is too large to count; found %" PRId64 " elements of %zu bytes, "
+                          "expected less than 2^63 bytes; try smaller sizes",
+                          moire_memory_kind_name(kind), count, bytes_each);
     total -= total % ALIGNMENT;
     struct header *header = (uint64_t)total <= SIZE_MAX ? aligned_alloc(ALIGNMENT, (size_t)total) : NULL;
     if (!header)
-        return moire_fail(MOIRE_NO_MEMORY, "out of memory for %s; wanted %" PRId64 " bytes (%" PRId64 " elements of %zu), this "
-                          "rank holds %" PRId64 " of that kind; try a smaller train.batch, more train.accumulate or more nodes",
+        return moire_fail(MOIRE_NO_MEMORY,
+                          "out of memory for %s; wanted %" PRId64 " bytes (%" PRId64 " elements of %zu), "
+                          "this rank holds %" PRId64 " of that kind; try a smaller train.batch, more "
+                          "train.accumulate or more nodes",
                           moire_memory_kind_name(kind), bytes, count, bytes_each, moire_memory_bytes(kind));
     memset(header, 0, (size_t)total);
     *header = (struct header){ .magic = MAGIC_HELD, .bytes = bytes, .kind = kind };
@@ -96,7 +100,8 @@ moire_status moire_allocate(moire_memory_kind kind, int64_t count, size_t bytes_
     return MOIRE_OK;
 }
 
-moire_status moire_grow(moire_memory_kind kind, void *pointer, int64_t *capacity, int64_t count, size_t bytes_each)
+moire_status moire_grow(moire_memory_kind kind, void *pointer, int64_t *capacity, int64_t count,
+                        size_t bytes_each)
 {
     void *old, *fresh = NULL;
     memcpy(&old, pointer, sizeof old);
@@ -160,7 +165,8 @@ int64_t moire_memory_allocations(void)
 
 void moire_memory_reset_peaks(void)
 {
-    for (int kind = 0; kind < MOIRE_MEMORY_KINDS; kind++) atomic_store(&held[kind].peak, atomic_load(&held[kind].bytes));
+    for (int kind = 0; kind < MOIRE_MEMORY_KINDS; kind++)
+        atomic_store(&held[kind].peak, atomic_load(&held[kind].bytes));
 }
 
 int64_t moire_memory_report_leaks(void)
@@ -170,7 +176,8 @@ int64_t moire_memory_report_leaks(void)
         int64_t blocks = atomic_load(&held[kind].blocks);
         if (blocks != 0)
             moire_log_rank("memory not given back: %s, %" PRId64 " bytes in %" PRId64 " blocks",
-                           moire_memory_kind_name((moire_memory_kind)kind), moire_memory_bytes((moire_memory_kind)kind), blocks);
+                           moire_memory_kind_name((moire_memory_kind)kind),
+                           moire_memory_bytes((moire_memory_kind)kind), blocks);
         all += blocks;
     }
     return all;

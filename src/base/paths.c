@@ -10,7 +10,8 @@
 moire_status moire_paths_add(struct moire_paths *paths, const char *path)
 {
     char *copy = NULL;
-    MOIRE_TRY(moire_grow(MOIRE_MEMORY_OTHER, &paths->list, &paths->capacity, paths->count + 1, sizeof *paths->list));
+    MOIRE_TRY(moire_grow(MOIRE_MEMORY_OTHER, &paths->list, &paths->capacity, paths->count + 1,
+                         sizeof *paths->list));
     MOIRE_TRY(moire_copy_text(path, &copy));
     paths->list[paths->count++] = copy;
     return MOIRE_OK;
@@ -46,14 +47,17 @@ static moire_status read_names(const char *directory, bool may_be_missing, struc
     DIR *stream = opendir(directory[0] ? directory : ".");
     if (!stream && may_be_missing && (errno == ENOENT || errno == ENOTDIR)) return MOIRE_OK;
     if (!stream)
-        return moire_fail(MOIRE_NO_FILE, "cannot read the directory %s; found: %s; try another path, or change its permissions",
+        return moire_fail(MOIRE_NO_FILE,
+                          "cannot read the directory %s; found: %s; try a path that you may read",
                           directory, strerror(errno));
     moire_status status = MOIRE_OK;
     struct dirent *entry;
     while (status == MOIRE_OK && (errno = 0, entry = readdir(stream)) != NULL)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) status = moire_paths_add(names, entry->d_name);
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            status = moire_paths_add(names, entry->d_name);
     if (status == MOIRE_OK && errno != 0)
-        status = moire_fail(MOIRE_NO_FILE, "cannot read the directory %s; found: %s; try again", directory, strerror(errno));
+        status = moire_fail(MOIRE_NO_FILE, "cannot read the directory %s; found: %s; try again", directory,
+                            strerror(errno));
     closedir(stream);
     return status;
 }
@@ -92,7 +96,8 @@ static bool is_directory(const char *path, bool follow)
 }
 
 /* One name of a directory against the first part of a pattern; `rest` is what follows the part. */
-static moire_status match_name(struct match *match, const char *base, const char *name, const char *part, const char *rest)
+static moire_status match_name(struct match *match, const char *base, const char *name, const char *part,
+                               const char *rest)
 {
     bool any_depth = strcmp(part, "**") == 0;
     struct moire_text path = { 0 };
@@ -151,7 +156,8 @@ static moire_status match_rest(struct match *match, const char *base, const char
         status = match_rest(match, base, rest);
     } else if (strpbrk(part.data, "*?[\\")) {
         status = match_names(match, base, part.data, rest);
-        if (status == MOIRE_OK && *rest && strcmp(part.data, "**") == 0) status = match_rest(match, base, rest);
+        if (status == MOIRE_OK && *rest && strcmp(part.data, "**") == 0)
+            status = match_rest(match, base, rest);
     } else {
         status = join(base, part.data, &path);
         if (status == MOIRE_OK) status = match_rest(match, path.data, rest);
@@ -168,41 +174,24 @@ static moire_status match_pattern(const char *pattern, struct moire_paths *found
     MOIRE_TRY(match_rest(&match, pattern[0] == '/' ? "/" : "", pattern));
     if (match.files > 0) return MOIRE_OK;
     if (match.directories > 0)
-        return moire_fail(MOIRE_NO_FILE, "the pattern '%s' matches only directories; expected files; try '%s/**'", pattern,
+        return moire_fail(MOIRE_NO_FILE,
+                          "the pattern '%s' matches only directories; expected files; try '%s/**'", pattern,
                           pattern);
-    return moire_fail(MOIRE_NO_FILE, "no file matches the pattern '%s'; try another path (relative ones start where moire was "
-                      "started; ** matches folders at any depth)", pattern);
-}
-
-/* Cuts the first pattern off a list: up to a comma without backslash, without the blanks around it. Returns the rest. */
-static char *cut_pattern(char *list, char **pattern)
-{
-    char *end = list;
-    while (*end && *end != ',') end += end[0] == '\\' && end[1] ? 2 : 1;
-    char *rest = *end ? end + 1 : end;
-    *end = 0;
-    while (*list == ' ' || *list == '\t') list++;
-    while (end > list && (end[-1] == ' ' || end[-1] == '\t')) *--end = 0;
-    *pattern = list;
-    return rest;
+    return moire_fail(MOIRE_NO_FILE,
+                      "no file matches the pattern '%s'; try another path (relative ones start where moire "
+                      "was started; ** matches folders at any depth)", pattern);
 }
 
 moire_status moire_paths_match(const char *patterns, struct moire_paths *paths)
 {
-    struct moire_paths found = { 0 };
-    char *copy = NULL, *pattern;
-    int64_t count = 0;
-    moire_status status = moire_copy_text(patterns, &copy);
-    if (status != MOIRE_OK) return status;
-    for (char *rest = copy; *rest && status == MOIRE_OK; ) {
-        rest = cut_pattern(rest, &pattern);
-        if (!*pattern) continue;
-        count++;
-        status = match_pattern(pattern, &found);
-    }
-    if (status == MOIRE_OK && count == 0)
-        status = moire_fail(MOIRE_USAGE, "the list of file patterns is empty; expected patterns such as src/**/*.c, doc/*.md");
-    moire_release(copy);
+    struct moire_paths list = { 0 }, found = { 0 };
+    MOIRE_TRY(moire_paths_split(patterns, &list));
+    moire_status status = MOIRE_OK;
+    if (list.count == 0)
+        status = moire_fail(MOIRE_USAGE, "the list of file patterns is empty; expected some, such as "
+                            "src/**/*.c, doc/*.md");
+    for (int64_t i = 0; i < list.count && status == MOIRE_OK; i++) status = match_pattern(list.list[i], &found);
+    moire_paths_free(&list);
     if (status != MOIRE_OK) {
         moire_paths_free(&found);
         return status;

@@ -10,8 +10,8 @@
 #define KEY_STEP_0 UINT32_C(0x9E3779B9) /* golden ratio */
 #define KEY_STEP_1 UINT32_C(0xBB67AE85) /* sqrt(3) - 1 */
 
-/* Set one bit pattern apart, so that the normals and the permutation of a stream are not made from the same blocks as
- * its uniform numbers. */
+/* Set one bit pattern apart, so that the normals and the permutation of a stream are not made from the same
+ * blocks as its uniform numbers. */
 #define NORMALS UINT64_C(0x4e6f726d616c7321)
 #define PERMUTATION UINT64_C(0x5065726d75746521)
 
@@ -40,7 +40,8 @@ void moire_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out
 static void random_block(uint64_t seed, uint64_t stream, uint64_t index, uint64_t out[2])
 {
     const uint32_t key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
-    const uint32_t counter[4] = { (uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, (uint32_t)(stream >> 32) };
+    const uint32_t counter[4] = { (uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream,
+                                  (uint32_t)(stream >> 32) };
     uint32_t words[4];
     moire_philox(counter, key, words);
     out[0] = words[0] | (uint64_t)words[1] << 32;
@@ -51,7 +52,8 @@ static void random_block(uint64_t seed, uint64_t stream, uint64_t index, uint64_
 uint64_t moire_random_stream(const char *name)
 {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (const unsigned char *c = (const unsigned char *)name; *c; c++) hash = (hash ^ *c) * UINT64_C(0x100000001b3);
+    for (const unsigned char *c = (const unsigned char *)name; *c; c++)
+        hash = (hash ^ *c) * UINT64_C(0x100000001b3);
     return hash;
 }
 

@@ -23,26 +23,31 @@ void moire_tensors_free(struct moire_tensors *tensors)
 static moire_status check_tensor(const struct moire_tensors *tensors, const struct moire_tensor *tensor)
 {
     if (tensor->name[0] == 0 || strnlen(tensor->name, MOIRE_TENSOR_NAME) == MOIRE_TENSOR_NAME)
-        return moire_fail(MOIRE_FAILED, "a tensor's name has no or too many letters; found '%.*s', expected 1 to %d letters",
+        return moire_fail(MOIRE_FAILED,
+                          "the name of a tensor is empty or too long; found '%.*s', expected 1 to %d letters",
                           MOIRE_TENSOR_NAME, tensor->name, MOIRE_TENSOR_NAME - 1);
     if (moire_tensors_find(tensors, tensor->name))
         return moire_fail(MOIRE_FAILED, "two tensors are called %s; expected each name once", tensor->name);
     if (tensor->dimensions < 1 || tensor->dimensions > MOIRE_TENSOR_DIMENSIONS)
-        return moire_fail(MOIRE_FAILED, "tensor %s has a wrong number of dimensions; found %d, expected 1 to %d", tensor->name,
-                          tensor->dimensions, MOIRE_TENSOR_DIMENSIONS);
+        return moire_fail(MOIRE_FAILED,
+                          "tensor %s has a wrong number of dimensions; found %d, expected 1 to %d",
+                          tensor->name, tensor->dimensions, MOIRE_TENSOR_DIMENSIONS);
     int64_t elements = 1;
     for (int d = 0; d < tensor->dimensions; d++)
         if (tensor->shape[d] < 1 || __builtin_mul_overflow(elements, tensor->shape[d], &elements)
             || elements > INT64_MAX / 64) /* what an arena's bytes and padding can still be counted for */
-            return moire_fail(MOIRE_FAILED, "tensor %s has no elements or too many; found %" PRId64 " in dimension %d, "
-                              "expected 1 or more and less than 2^57 in all", tensor->name, tensor->shape[d], d);
+            return moire_fail(MOIRE_FAILED,
+                              "tensor %s has no elements or too many; found %" PRId64 " in dimension %d, "
+                              "expected 1 or more and less than 2^57 in all",
+                              tensor->name, tensor->shape[d], d);
     return MOIRE_OK;
 }
 
 moire_status moire_tensors_add(struct moire_tensors *tensors, const struct moire_tensor *tensor, int *index)
 {
     MOIRE_TRY(check_tensor(tensors, tensor));
-    MOIRE_TRY(moire_grow(MOIRE_MEMORY_OTHER, &tensors->list, &tensors->capacity, tensors->count + 1, sizeof *tensor));
+    MOIRE_TRY(moire_grow(MOIRE_MEMORY_OTHER, &tensors->list, &tensors->capacity, tensors->count + 1,
+                         sizeof *tensor));
     struct moire_tensor *added = &tensors->list[tensors->count];
     *added = *tensor;
     added->offset = added->elements = 0;
@@ -65,20 +70,22 @@ static int64_t lay_out_run(struct moire_tensors *tensors, moire_sharding shardin
     return end - start;
 }
 
-static moire_status check_experts(const struct moire_tensors *tensors, const int64_t *experts, int64_t local_experts)
+static moire_status check_experts(const struct moire_tensors *tensors, const int64_t *experts,
+                                  int64_t local_experts)
 {
     for (int t = 0; t < tensors->count; t++) {
         const struct moire_tensor *tensor = &tensors->list[t];
         if (tensor->sharding != MOIRE_BY_EXPERT) continue;
         for (int64_t e = 0; e < local_experts; e++)
             if (experts[e] < 0 || experts[e] >= tensor->shape[0])
-                return moire_fail(MOIRE_FAILED, "tensor %s has no expert %" PRId64 "; expected 0 to %" PRId64, tensor->name,
-                                  experts[e], tensor->shape[0] - 1);
+                return moire_fail(MOIRE_FAILED, "tensor %s has no expert %" PRId64 "; expected 0 to %" PRId64,
+                                  tensor->name, experts[e], tensor->shape[0] - 1);
     }
     return MOIRE_OK;
 }
 
-moire_status moire_tensors_layout(struct moire_tensors *tensors, const int64_t *experts, int64_t local_experts)
+moire_status moire_tensors_layout(struct moire_tensors *tensors, const int64_t *experts,
+                                  int64_t local_experts)
 {
     int64_t *copy;
     MOIRE_TRY(check_experts(tensors, experts, local_experts));
@@ -132,8 +139,8 @@ static void store(moire_element element, void *arena, int64_t index, double valu
 }
 
 /* A run of normals: elements [first, first + count) of the whole tensor go to `arena` from `offset` on. */
-static void fill_normal(const struct moire_tensor *tensor, uint64_t seed, int64_t first, int64_t count, moire_element element,
-                        void *arena, int64_t offset)
+static void fill_normal(const struct moire_tensor *tensor, uint64_t seed, int64_t first, int64_t count,
+                        moire_element element, void *arena, int64_t offset)
 {
     uint64_t stream = moire_random_stream(tensor->name);
     int64_t end = first + count;
@@ -143,12 +150,13 @@ static void fill_normal(const struct moire_tensor *tensor, uint64_t seed, int64_
         double normals[2];
         moire_random_normal_pair(seed, stream, (uint64_t)pair, normals);
         for (int64_t i = 2 * pair; i < 2 * pair + 2; i++)
-            if (i >= first && i < end) store(element, arena, offset + i - first, tensor->deviation * normals[i % 2]);
+            if (i >= first && i < end)
+                store(element, arena, offset + i - first, tensor->deviation * normals[i % 2]);
     }
 }
 
-static void initialise_tensor(const struct moire_tensors *tensors, const struct moire_tensor *tensor, uint64_t seed,
-                              moire_element element, void *arena)
+static void initialise_tensor(const struct moire_tensors *tensors, const struct moire_tensor *tensor,
+                              uint64_t seed, moire_element element, void *arena)
 {
     if (tensor->initialiser == MOIRE_INIT_ONE)
         for (int64_t i = 0; i < tensor->elements; i++) store(element, arena, tensor->offset + i, 1);
@@ -159,11 +167,14 @@ static void initialise_tensor(const struct moire_tensors *tensors, const struct 
     }
     int64_t each = moire_tensor_expert_elements(tensor);
     for (int64_t e = 0; e < tensors->local_experts; e++)
-        fill_normal(tensor, seed, tensors->experts[e] * each, each, element, arena, tensor->offset + e * each);
+        fill_normal(tensor, seed, tensors->experts[e] * each, each, element, arena,
+                    tensor->offset + e * each);
 }
 
-void moire_tensors_initialise(const struct moire_tensors *tensors, uint64_t seed, moire_element element, void *arena)
+void moire_tensors_initialise(const struct moire_tensors *tensors, uint64_t seed, moire_element element,
+                              void *arena)
 {
     memset(arena, 0, (size_t)moire_tensors_elements(tensors) * moire_element_bytes(element));
-    for (int t = 0; t < tensors->count; t++) initialise_tensor(tensors, &tensors->list[t], seed, element, arena);
+    for (int t = 0; t < tensors->count; t++)
+        initialise_tensor(tensors, &tensors->list[t], seed, element, arena);
 }

@@ -72,7 +72,7 @@ static int64_t smaller(int64_t a, int64_t b)
 
 enum { NAME_LIMIT = 96 }; /* longer names are compared by their beginnings */
 
-/* Edits that make one name of the other: insert, delete, replace a letter, swap two neighbours. Case counts. */
+/* Edits that make one name of the other: insert, delete, replace a letter, swap neighbours. Case counts. */
 static int64_t edit_distance(const char *a, const char *b)
 {
     int64_t rows[3][NAME_LIMIT + 1];
@@ -83,7 +83,8 @@ static int64_t edit_distance(const char *a, const char *b)
         row[0] = i;
         for (int64_t j = 1; j <= b_letters; j++) {
             row[j] = smaller(smaller(above[j], row[j - 1]) + 1, above[j - 1] + (a[i - 1] != b[j - 1]));
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) row[j] = smaller(row[j], before[j - 2] + 1);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                row[j] = smaller(row[j], before[j - 2] + 1);
         }
         int64_t *last = before;
         before = above;
@@ -110,7 +111,8 @@ static const char *only_completion(const char *name, const char *const *names, i
 const char *moire_nearest_name(const char *name, const char *const *names, int64_t count)
 {
     const char *nearest = NULL;
-    int64_t least = ((int64_t)strnlen(name, NAME_LIMIT) + 2) / 3 + 1; /* a third of the letters may be wrong */
+    /* A third of the letters may be wrong. */
+    int64_t least = ((int64_t)strnlen(name, NAME_LIMIT) + 2) / 3 + 1;
     for (int64_t i = 0; i < count; i++) {
         int64_t distance = edit_distance(name, names[i]);
         if (distance < least) {
@@ -121,7 +123,8 @@ const char *moire_nearest_name(const char *name, const char *const *names, int64
     return nearest ? nearest : only_completion(name, names, count);
 }
 
-moire_status moire_name_find(const char *kind, const char *name, const char *const *names, int64_t count, int64_t *index)
+moire_status moire_name_find(const char *kind, const char *name, const char *const *names, int64_t count,
+                             int64_t *index)
 {
     for (int64_t i = 0; i < count; i++)
         if (strcmp(names[i], name) == 0) {
@@ -130,11 +133,13 @@ moire_status moire_name_find(const char *kind, const char *name, const char *con
         }
     struct moire_text known = { 0 };
     moire_status status = MOIRE_OK;
-    for (int64_t i = 0; i < count && status == MOIRE_OK; i++) status = moire_text_add(&known, "%s%s", i ? ", " : "", names[i]);
+    for (int64_t i = 0; i < count && status == MOIRE_OK; i++)
+        status = moire_text_add(&known, "%s%s", i ? ", " : "", names[i]);
     const char *nearest = moire_nearest_name(name, names, count);
     if (status == MOIRE_OK)
-        status = moire_fail(MOIRE_USAGE, "unknown %s '%s';%s%s%s known: %s", kind, name, nearest ? " did you mean '" : "",
-                            nearest ? nearest : "", nearest ? "'?" : "", known.data ? known.data : "none");
+        status = moire_fail(MOIRE_USAGE, "unknown %s '%s';%s%s%s known: %s", kind, name,
+                            nearest ? " did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "",
+                            known.data ? known.data : "none");
     moire_text_free(&known);
     return status;
 }
