@@ -16,7 +16,7 @@ struct moire_moe {
     struct moire_router_setting router_setting; /* layer fields are set by each layer */
     struct moire_balance_setting balance_setting;
     int kind;                                 /* MOIRE_SWIGLU or MOIRE_GELU */
-    int64_t dim, hidden, experts, top_k;
+    int64_t dim, hidden_size, experts, top_k;
     int64_t tokens;                           /* most tokens a rank brings */
     struct moire_placement placement;
     struct moire_exchange *exchange;
