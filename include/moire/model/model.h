@@ -6,6 +6,7 @@
 #ifndef MOIRE_MODEL_MODEL_H
 #define MOIRE_MODEL_MODEL_H
 
+#include "moire/base/arena.h"
 #include "moire/base/tensors.h"
 #include "moire/compute/attention.h"
 #include "moire/moe/layer.h"
@@ -35,7 +36,7 @@ struct moire_block {
 struct moire_model {
     struct moire_config config;          /* a copy */
     const struct moire_mesh *mesh;       /* borrowed */
-    int64_t layers, dim, heads, kv_heads, head_dim, hidden, sequence, vocabulary;
+    int64_t layers, dim, heads, kv_heads, head_dim, hidden_size, sequence, vocabulary;
     bool training;                       /* gradients and kept activations exist */
     int64_t sequences;                   /* most sequences that this rank brings */
     struct moire_tensors tensors;
@@ -47,12 +48,13 @@ struct moire_model {
     struct moire_arena activations;      /* everything below and in the blocks */
     real *output, *final_saved, *final_rows; /* [T, D], [T, 2], [T, D] */
     real *stream_gradient, *rows_gradient, *qkv_gradient, *hidden, *hidden_gradient, *scratch; /* shared */
-    struct moire_rows feed_forward_output, feed_forward_gradient; /* [T, D], of the exchange where there are MoE layers */
-    real *feed_forward_rows, *feed_forward_rows_gradient;         /* the same without */
+    struct moire_rows feed_forward_output, feed_forward_gradient; /* [T, D], of the exchange; with MoE layers only. The
+                                            second one's rows are the stream gradient, so that it is dispatched where it lies */
     real *logits;                        /* [head_rows, V] */
     int64_t head_rows;
     int32_t *inputs, *targets, *order;   /* [T] */
     double *losses;                      /* [T] of the last forward */
+    int64_t last_tokens;                 /* T of the last forward */
 };
 
 /* Checks and the tensor table alone; needs no memory for the model. Not collective. The caller frees *tensors. */
