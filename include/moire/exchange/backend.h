@@ -1,6 +1,6 @@
-/* What a back end is: one file, one exported const descriptor, one line in the table (exchange/backends.c). The order of
- * rows, the association of sums, segments and agreement are not its business to choose: exchange.h fixes them, and the
- * conformance test checks them for every entry of the table. */
+/* What a back end is: one file, one exported const descriptor, one line in the table (exchange/backends.c).
+ * The order of rows, the association of sums, segments and agreement are not its business to choose:
+ * exchange.h fixes them, and the conformance test checks them for every entry of the table. */
 #ifndef MOIRE_EXCHANGE_BACKEND_H
 #define MOIRE_EXCHANGE_BACKEND_H
 
@@ -8,28 +8,39 @@
 
 struct moire_backend {
     const char *name;
-    const char *wins;         /* one line: what it does and when it wins */
+    const char *wins; /* one line: what it does and when it wins */
 
-    /* Whether it can run on this exchange; the reason goes to `why` where not. Not collective, alike on all ranks. */
+    /* Whether it can run on this exchange; the reason goes to `why` where not. Not collective, alike on all
+     * ranks. */
     bool (*applicable)(const struct moire_exchange *exchange, char *why, size_t why_bytes);
-    /* Private state in exchange->backend_state. Collective. */
+    /* Private state in exchange->backend_state and in each transfer's. Communicators are there already.
+     * Agrees on failures. Collective. */
     moire_status (*init)(struct moire_exchange *exchange);
     /* Memory of a buffer: grow to `rows`, contents undefined. Not agreed yet: returns this rank's status. */
     moire_status (*rows_grow)(struct moire_exchange *exchange, struct moire_rows *buffer, int64_t rows);
     void (*rows_free)(struct moire_exchange *exchange, struct moire_rows *buffer);
-    /* Exchanges counts and sets received_rows, instance_begin and rows_out of the plan, with the error word on board: *error
-     * becomes the worst status of any rank (its own is `local`). Collective. */
-    moire_status (*prepare)(struct moire_plan *plan, moire_status local, moire_status *error);
-    /* Starts a transfer (see struct moire_transfer in exchange/private.h). */
+    /* Private state in plan->backend_state. Not collective, not agreed yet. */
+    moire_status (*plan_create)(struct moire_plan *plan);
+    /* Called once counts are known, received_rows, instance_begin and segments are set and the plan's buffers
+     * have grown: lays out the back end's own tables and grows its own memory, and sets rows_out and the
+     * rounds that this rank needs (see struct moire_order in exchange/private.h). Returns this rank's status,
+     * which is agreed on afterwards: `local`, where that is a failure already, or its own. It may be
+     * collective: then a rank that fails takes part to the end. */
+    moire_status (*prepare)(struct moire_plan *plan, moire_status local);
+    /* Starts a transfer (see struct moire_transfer in exchange/private.h): never waits, posts receives first,
+     * adds what it sends to exchange->bytes, sets transfer->done where there is nothing to move. */
     moire_status (*begin)(struct moire_transfer *transfer);
     /* Moves it on; *done turns true when only unpacking is left. Never waits. */
     moire_status (*progress)(struct moire_transfer *transfer, bool *done);
     /* Unpacks; the transfer is done. */
     moire_status (*end)(struct moire_transfer *transfer);
+    /* Undoes prepare, also one that failed here or elsewhere, or none at all. No transfer of the plan is
+     * open. */
     void (*release)(struct moire_plan *plan);
     int (*volume)(const struct moire_plan *plan, struct moire_stage *stages, int room);
     /* One line on what was chosen, for the log. */
     void (*print)(const struct moire_exchange *exchange, char *line, size_t line_bytes);
+    /* Both also after a failed (or no) plan_create or init. */
     void (*plan_free)(struct moire_plan *plan);
     void (*free)(struct moire_exchange *exchange);
 };

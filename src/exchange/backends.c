@@ -1,0 +1,50 @@
+/* The table of back ends. A new one is one file and one line here. */
+#include <stdio.h>
+#include <string.h>
+
+#include "exchange/private.h"
+#include "moire/base/file.h"
+
+/* In order of preference for "auto": the first that is applicable. */
+const struct moire_backend *const moire_backends[] = {
+    &moire_backend_alltoallv,
+};
+enum { BACKENDS = sizeof moire_backends / sizeof *moire_backends };
+const int moire_backend_count = BACKENDS;
+
+/* Index in the table; BACKENDS for "auto". */
+static moire_status find_index(const char *name, int64_t *index)
+{
+    const char *names[BACKENDS + 1];
+    for (int i = 0; i < BACKENDS; i++) names[i] = moire_backends[i]->name;
+    names[BACKENDS] = "auto";
+    return moire_name_find("exchange back end", name, names, BACKENDS + 1, index);
+}
+
+moire_status moire_exchange_check_backend(const char *name)
+{
+    int64_t index;
+    return find_index(name, &index);
+}
+
+moire_status moire_backend_find(const struct moire_exchange *exchange, const char *name,
+                                const struct moire_backend **backend)
+{
+    char why[160] = "";
+    int64_t index;
+    MOIRE_TRY(find_index(name, &index));
+    bool any = index == BACKENDS;
+    for (int64_t i = any ? 0 : index; i < (any ? BACKENDS : index + 1); i++) {
+        if (!moire_backends[i]->applicable(exchange, why, sizeof why)) continue;
+        *backend = moire_backends[i];
+        return MOIRE_OK;
+    }
+    return moire_fail(MOIRE_USAGE,
+                      "exchange back end '%s' is not applicable here: %s; try exchange.backend = auto", name,
+                      why);
+}
+
+void moire_exchange_print_backends(void)
+{
+    for (int i = 0; i < BACKENDS; i++) printf("%-12s %s\n", moire_backends[i]->name, moire_backends[i]->wins);
+}

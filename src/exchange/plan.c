@@ -1,0 +1,173 @@
+/* Plans: their life, and the agreement on one exchange.
+ *
+ * prepare makes two small collectives.
+ *
+ * 1. Counts. Each rank tells each other rank its error word and how many rows go to each of that rank's
+ *    instances: one all-to-all of 1 + (instances of the receiver) integers. Tokens and slots need not travel:
+ *    rows come in the order of the sender's positions. A failure before this point (of the router, of the
+ *    routing, of memory for the order) becomes known to all with it.
+ *
+ * 2. Agreement. Only with the counts does a rank know how many rows it receives, so only then can it grow its
+ *    buffers, and fail. And nobody sees more than its own row and column of the table of counts: the largest
+ *    number of received rows and the number of rounds, which all ranks must share, need a reduction anyway.
+ *    One all-reduce of three integers brings all of that. It costs a latency and hardly any bytes; without it
+ *    a rank out of memory would leave the others waiting in the first transfer.
+ *
+ * Both are non-blocking and waited for with moire_exchange_wait, so that a plan can be prepared while
+ * transfers of other plans are open. */
+#include <string.h>
+
+#include "exchange/private.h"
+
+static moire_status allocate(struct moire_plan *plan, struct moire_rows *const *buffers)
+{
+    const moire_memory_kind kind = MOIRE_MEMORY_EXCHANGE;
+    MOIRE_TRY(
+        moire_allocate(kind, plan->local_instances + 1, sizeof *plan->instance_begin, &plan->instance_begin));
+    MOIRE_TRY(moire_allocate(kind, plan->local_instances, sizeof *plan->segments, &plan->segments));
+    MOIRE_TRY(moire_allocate(kind, plan->buffer_count, sizeof *plan->buffers, &plan->buffers));
+    if (plan->buffer_count > 0) memcpy(plan->buffers, buffers, (size_t)plan->buffer_count * sizeof *buffers);
+    MOIRE_TRY(moire_order_create(plan));
+    return plan->exchange->backend->plan_create(plan);
+}
+
+moire_status moire_plan_create(struct moire_exchange *exchange, struct moire_rows *const *buffers,
+                               int buffer_count, struct moire_plan **plan)
+{
+    struct moire_plan *new = NULL;
+    moire_status status = moire_allocate(MOIRE_MEMORY_EXCHANGE, 1, sizeof *new, &new);
+    if (status == MOIRE_OK) {
+        new->exchange = exchange;
+        new->local_instances = moire_placement_local(exchange->placement, exchange->communicator.rank);
+        new->buffer_count = buffer_count;
+        status = allocate(new, buffers);
+    }
+    status = moire_agree(&exchange->communicator, status);
+    if (status != MOIRE_OK)
+        moire_plan_free(new);
+    else
+        *plan = new;
+    return status;
+}
+
+void moire_plan_free(struct moire_plan *plan)
+{
+    if (!plan) return;
+    moire_exchange_release(plan);
+    plan->exchange->backend->plan_free(plan);
+    moire_order_free(plan);
+    moire_release(plan->instance_begin);
+    moire_release(plan->segments);
+    moire_release(plan->buffers);
+    moire_release(plan);
+}
+
+void moire_exchange_release(struct moire_plan *plan)
+{
+    const struct moire_order *order = plan->private_state;
+    moire_assert(!order || order->open == 0);
+    if (plan->prepared) plan->exchange->backend->release(plan);
+    plan->prepared = false;
+}
+
+/* To rank r: word r + rank_begin[r] is the error word, the next ones are the counts of its instances. A rank
+ * that has failed sends no rows. */
+static void write_words(struct moire_plan *plan, moire_status local)
+{
+    const struct moire_placement *placement = plan->exchange->placement;
+    struct moire_order *order = plan->private_state;
+    for (int r = 0; r < placement->ranks; r++) {
+        order->send_words[r + placement->rank_begin[r]] = local;
+        for (int64_t i = placement->rank_begin[r]; i < placement->rank_begin[r + 1]; i++)
+            order->send_words[r + 1 + i] =
+                local == MOIRE_OK ? order->instance_begin[i + 1] - order->instance_begin[i] : 0;
+    }
+}
+
+/* *error becomes MOIRE_OK when no rank has failed, and a failure when any has; alike on all ranks. */
+static moire_status exchange_words(struct moire_plan *plan, moire_status local, moire_status *error)
+{
+    struct moire_exchange *exchange = plan->exchange;
+    struct moire_order *order = plan->private_state;
+    const int ranks = exchange->communicator.size, *words = exchange->word_counts;
+    MPI_Request request = MPI_REQUEST_NULL;
+    write_words(plan, local);
+    int result = MPI_Ialltoallv(order->send_words, words, words + ranks, MPI_INT64_T, order->receive_words,
+                                words + 2 * ranks, words + 3 * ranks, MPI_INT64_T, exchange->communicator.mpi,
+                                &request);
+    MOIRE_TRY(moire_mpi_check(result, &exchange->communicator, "MPI_Ialltoallv"));
+    MOIRE_TRY(moire_exchange_wait(exchange, &request, "MPI_Ialltoallv"));
+    *error = MOIRE_OK;
+    for (int r = 0; r < ranks; r++) {
+        int64_t word = order->receive_words[words[3 * ranks + r]];
+        if (word > (int64_t)*error) *error = (moire_status)word;
+    }
+    return MOIRE_OK;
+}
+
+static moire_status grow_buffers(struct moire_plan *plan)
+{
+    struct moire_exchange *exchange = plan->exchange;
+    for (int i = 0; i < plan->buffer_count; i++) {
+        struct moire_rows *buffer = plan->buffers[i];
+        int64_t before = buffer->capacity_rows;
+        MOIRE_TRY(exchange->backend->rows_grow(exchange, buffer, plan->received_rows));
+        if (buffer->capacity_rows != before) exchange->growths++;
+    }
+    return MOIRE_OK;
+}
+
+/* The back end goes last and always: its prepare may be collective. */
+static moire_status lay_out(struct moire_plan *plan)
+{
+    struct moire_order *order = plan->private_state;
+    order->rounds = 0;
+    memset(plan->rows_out, 0, sizeof plan->rows_out);
+    moire_status status = moire_order_receive(plan);
+    if (status == MOIRE_OK) status = grow_buffers(plan);
+    return plan->exchange->backend->prepare(plan, status);
+}
+
+static moire_status agree(struct moire_plan *plan, moire_status local)
+{
+    struct moire_exchange *exchange = plan->exchange;
+    struct moire_order *order = plan->private_state;
+    int64_t largest[3] = { local, plan->received_rows, order->rounds };
+    MPI_Request request = MPI_REQUEST_NULL;
+    int result =
+        MPI_Iallreduce(MPI_IN_PLACE, largest, 3, MPI_INT64_T, MPI_MAX, exchange->communicator.mpi, &request);
+    MOIRE_TRY(moire_mpi_check(result, &exchange->communicator, "MPI_Iallreduce"));
+    MOIRE_TRY(moire_exchange_wait(exchange, &request, "MPI_Iallreduce"));
+    if (largest[0] != MOIRE_OK) return moire_agree(&exchange->communicator, local);
+    plan->received_rows_maximum = largest[1];
+    order->rounds = largest[2];
+    return MOIRE_OK;
+}
+
+/* An open transfer still needs the plan's order, so that is not touched. */
+static moire_status prepare_local(struct moire_plan *plan, const struct moire_routing *routing)
+{
+    struct moire_order *order = plan->private_state;
+    if (order->open > 0)
+        return moire_fail(
+            MOIRE_FAILED,
+            "exchange: a plan cannot be prepared while %d of its transfers are open; end them first",
+            order->open);
+    moire_exchange_release(plan);
+    return moire_order_send(plan, routing);
+}
+
+moire_status moire_exchange_prepare(struct moire_plan *plan, const struct moire_routing *routing,
+                                    moire_status local)
+{
+    moire_status error = MOIRE_OK;
+    if (local == MOIRE_OK) local = prepare_local(plan, routing);
+    MOIRE_TRY(exchange_words(plan, local, &error));
+    if (error == MOIRE_OK)
+        error = agree(plan, lay_out(plan));
+    else
+        error = moire_agree(&plan->exchange->communicator, local);
+    if (error != MOIRE_OK) plan->exchange->backend->release(plan); /* also what an earlier prepare had left */
+    plan->prepared = error == MOIRE_OK;
+    return error;
+}
