@@ -298,12 +298,17 @@ static moire_status load_arguments(struct moire_config *config, int argument_cou
     return MOIRE_OK;
 }
 
+moire_status moire_config_override(struct moire_config *config, int argument_count, char **arguments)
+{
+    MOIRE_TRY(load_environment(config));
+    MOIRE_TRY(load_arguments(config, argument_count, arguments));
+    return log_environment(config);
+}
+
 moire_status moire_config_load(struct moire_config *config, const char *file, int argument_count,
                                char **arguments)
 {
     MOIRE_TRY(moire_config_create(config));
     if (file) MOIRE_TRY(load_file(config, file));
-    MOIRE_TRY(load_environment(config));
-    MOIRE_TRY(load_arguments(config, argument_count, arguments));
-    return log_environment(config);
+    return moire_config_override(config, argument_count, arguments);
 }

@@ -55,13 +55,29 @@ struct moire_config {
 
 /* Defaults alone. Free with moire_config_free also after a failure of the functions below. */
 moire_status moire_config_create(struct moire_config *config);
-/* Everything: defaults, then `file` (NULL: none), the environment, and `arguments` ("--section.key=value" or
- * "--section.key", "value"; aliases such as "-n 100"; see moire_aliases). An argument that is no parameter is an error
- * that names the nearest key. Overrides by the environment are logged. */
+/* Everything: defaults (it calls moire_config_create itself), then `file` (NULL: none), the environment, and
+ * `arguments` ("--section.key=value" or "--section.key", "value"; aliases such as "-n 100"; see moire_aliases). Of an
+ * argument that stands twice the last one counts. An argument that is no parameter is an error that names the nearest
+ * key; so is a variable MOIRE_SECTION_X of a known section. Overrides by the environment are logged. */
 moire_status moire_config_load(struct moire_config *config, const char *file, int argument_count, char **arguments);
+/* The last two of these, environment and arguments, on top of a configuration that is there (of a checkpoint). */
+moire_status moire_config_override(struct moire_config *config, int argument_count, char **arguments);
 /* One key, by "section.key". */
 moire_status moire_config_set(struct moire_config *config, const char *name, const char *value, moire_origin origin);
-/* The value of one parameter as it would stand in a file, added to *text. */
+/* An INI file has [section], key = value and comments; ; starts a comment at the start of a line or after a blank, #
+ * at the start of a line only. A key may stand once. Indentation means nothing, and lines have at most 198 bytes (a
+ * constant of inih).
+ *
+ * A text that starts with a quote ends with the closing one; inside, \" \\ \; \n \r \t \xHH stand for " \ ; and for
+ * characters that cannot be seen (; must be written so). It goes on with quoted parts in indented lines below:
+ *
+ *     path = "src/first,"
+ *            "src/second"
+ *
+ * Other texts stand as they are, without the blanks around them. Values of the environment and of the command line
+ * are never unquoted. So any text without zero bytes is read back as it was. */
+
+/* The value of one parameter as it would stand in a file (texts with quotes where they need them), added to *text. */
 moire_status moire_config_value(const struct moire_config *config, const struct moire_parameter *parameter, struct moire_text *text);
 /* The whole configuration as an INI file; with origins each line ends in "; default|file|environment|command line". */
 moire_status moire_config_text(const struct moire_config *config, bool origins, struct moire_text *text);
