@@ -190,7 +190,8 @@ moire_status moire_paths_match(const char *patterns, struct moire_paths *paths)
     if (list.count == 0)
         status = moire_fail(MOIRE_USAGE, "the list of file patterns is empty; expected some, such as "
                             "src/**/*.c, doc/*.md");
-    for (int64_t i = 0; i < list.count && status == MOIRE_OK; i++) status = match_pattern(list.list[i], &found);
+    for (int64_t i = 0; i < list.count && status == MOIRE_OK; i++)
+        status = match_pattern(list.list[i], &found);
     moire_paths_free(&list);
     if (status != MOIRE_OK) {
         moire_paths_free(&found);
