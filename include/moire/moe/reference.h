@@ -3,8 +3,7 @@
 #ifndef MOIRE_MOE_REFERENCE_H
 #define MOIRE_MOE_REFERENCE_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "moire/base/memory.h"
 
 enum { MOIRE_REFERENCE_RAW, MOIRE_REFERENCE_NORMALISED, MOIRE_REFERENCE_AFTER_CHOICE, MOIRE_REFERENCE_EQUAL };
 
@@ -19,10 +18,10 @@ struct moire_reference {
     const int32_t *chosen;            /* [T, K] */
     const bool *dropped;              /* [T, K] or NULL */
 };
-/* output [T, D]; *balance_loss and *z_loss weighted. */
-void moire_reference_forward(const struct moire_reference *reference, double *output, double *balance_loss, double *z_loss);
+/* output [T, D]; *balance_loss and *z_loss weighted. Both functions fail only for want of memory. */
+moire_status moire_reference_forward(const struct moire_reference *reference, double *output, double *balance_loss, double *z_loss);
 /* Gradients (overwritten) of <output_gradient, output> + balance_loss + z_loss. */
-void moire_reference_backward(const struct moire_reference *reference, const double *output_gradient, double *input_gradient,
-                              double *router_gradient, double *gate_gradient, double *up_gradient, double *down_gradient);
+moire_status moire_reference_backward(const struct moire_reference *reference, const double *output_gradient, double *input_gradient,
+                                      double *router_gradient, double *gate_gradient, double *up_gradient, double *down_gradient);
 
 #endif

@@ -33,7 +33,8 @@ struct moire_router_setting {
     int forced;                          /* MOIRE_FORCED_... */
     double forced_exponent;
     uint64_t seed;
-    const int32_t *replay;               /* borrowed: recorded ids [steps, layers, tokens, K], or NULL */
+    const double *forced_tail;           /* borrowed, [E + 1]: see moire_forced_tail; not for even and replay */
+    const int32_t *replay;               /* borrowed: recorded ids [steps, layers, tokens, K], -1 for none; or NULL */
     int64_t replay_steps, replay_layers, replay_tokens;
     const struct moire_mesh *mesh;
     const struct moire_placement *placement;
@@ -52,9 +53,10 @@ struct moire_selection {
 struct moire_router {
     const char *name, *help;
     bool trains;             /* its weights get gradients, and balance applies */
-    /* scores [T, E] from logits [T, E]. Pure; not collective. */
+    /* scores [T, E] = softmax of logits [T, E], which balance takes its means of. Pure; not collective. */
     void (*score)(const struct moire_router_setting *setting, int64_t tokens, const real *logits, real *scores);
-    /* Fills experts (unless frozen) and weights. May be collective over the world: all ranks call it, also with T = 0. */
+    /* Fills experts (unless frozen) and weights; of logits that are not finite too it chooses valid experts. May be collective
+     * over the world: all ranks call it, also with T = 0. A failure may be this rank's own; the layer brings it to prepare. */
     moire_status (*select)(const struct moire_router_setting *setting, const struct moire_micro_batch *batch, const real *logits,
                            const real *scores, struct moire_selection *selection);
     /* logit_gradients [T, E] = d/d logits given weight_gradients [T, K] (overwritten). Not collective. */
@@ -65,6 +67,14 @@ extern const struct moire_router *const moire_routers[];
 extern const int moire_router_count;
 extern const struct moire_router moire_router_softmax, moire_router_mixtral, moire_router_forced;
 moire_status moire_router_find(const char *name, const struct moire_router **router); /* MOIRE_USAGE with the nearest name */
+
+/* What the forced router draws from: tail[e] = sum of the weights of experts e, e + 1, ... E - 1, for
+ *   uniform  1;
+ *   zipf     (e + 1)^-s, so that expert 0 is the hottest;
+ *   remote   1 for experts on other nodes than this rank's; where these are fewer than K, for those on other ranks; where
+ *            these are too, for all.
+ * tail [E + 1]. Not collective. */
+void moire_forced_tail(const struct moire_router_setting *setting, double *tail);
 
 /* Row-wise softmax, [rows, columns], into `out` (may be `in`). */
 void moire_softmax_rows(int64_t rows, int64_t columns, const real *in, real *out);
