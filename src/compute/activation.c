@@ -3,8 +3,8 @@
 #include "compute/sums.h"
 
 /* gelu(u) = u s, s = 1 / (1 + exp(-2 z)), z = sqrt(2/pi) (u + 0.044715 u^3): the same as with tanh, exact at both ends. */
-static const real gelu_slope = (real)1.5957691216057307;    /* 2 sqrt(2/pi) */
-static const real gelu_cubic = (real)0.07135481627159838;   /* 2 sqrt(2/pi) 0.044715 */
+#define TWICE_ROOT 1.5957691216057308 /* 2 sqrt(2/pi) */
+static const real gelu_slope = (real)TWICE_ROOT, gelu_cubic = (real)(TWICE_ROOT * 0.044715);
 
 MOIRE_CLONES static void gelu_forward_row(int64_t count, const real *up, real weight, real *hidden)
 {
