@@ -1,0 +1,61 @@
+/* moire data */
+#include <stdio.h>
+#include <string.h>
+
+#include "moire/cli/cli.h"
+#include "moire/io/data.h"
+
+/* A token file as it is, or the source of a configuration. */
+static moire_status inspect(int argc, char **argv)
+{
+    struct moire_config config = { 0 };
+    struct moire_data *data = NULL;
+    if (argc > 0 && moire_data_is_token_file(argv[0])) return moire_data_inspect_file(argv[0]);
+    moire_status status = moire_cli_load(argc, argv, false, &config);
+    if (status == MOIRE_OK) status = moire_data_open(&config, &data);
+    if (status == MOIRE_OK) moire_data_print(data);
+    moire_data_close(data);
+    moire_config_free(&config);
+    return status;
+}
+
+static moire_status build(int argc, char **argv)
+{
+    const char *format = moire_cli_option(&argc, argv, "--format"), *output = moire_cli_option(&argc, argv, "--output");
+    struct moire_text patterns = { 0 };
+    moire_status status = MOIRE_OK;
+    if (!output || argc < 1)
+        return moire_fail(MOIRE_USAGE, "data build needs files and --output=PATH; try moire data build 'src/**/*.c' --output=code.bin");
+    for (int i = 0; status == MOIRE_OK && i < argc; i++) {
+        if (argv[i][0] == '-')
+            status = moire_fail(MOIRE_USAGE, "unknown option '%s'; expected --format=llmc|megatron or --output=PATH", argv[i]);
+        else
+            status = moire_text_add(&patterns, "%s%s", i ? "," : "", argv[i]);
+    }
+    if (status == MOIRE_OK) status = moire_data_build(patterns.data, format ? format : "llmc", output);
+    moire_text_free(&patterns);
+    return status;
+}
+
+static moire_status run(int argc, char **argv)
+{
+    if (argc > 0 && strcmp(argv[0], "inspect") == 0) return inspect(argc - 1, argv + 1);
+    if (argc > 0 && strcmp(argv[0], "build") == 0) return build(argc - 1, argv + 1);
+    return moire_fail(MOIRE_USAGE, "data %s is no action; expected inspect or build; try moire data --help", argc > 0 ? argv[0] : "alone");
+}
+
+const struct moire_command moire_command_data = {
+    .name = "data",
+    .arguments = "inspect FILE.ini|TOKENS | build PATTERN... --output=PATH [--format=llmc|megatron]",
+    .summary = "look at token sources, build token files from text",
+    .details =
+        "inspect prints what a configuration's source holds (domains, tokens, sequences),\n"
+        "or the header and statistics of an llm.c or Megatron token file.\n"
+        "build writes the bytes of text files as tokens: llm.c .bin (default), or\n"
+        "Megatron .bin and .idx with one document a file.\n"
+        "\n"
+        "  moire data inspect examples/tiny.ini\n"
+        "  moire data build 'src/**/*.c' 'doc/*.md' --output=code.bin",
+    .sections = "data",
+    .run = run,
+};
