@@ -37,7 +37,8 @@ static moire_status judge_line(const char *path, const struct line *line, int64_
         if (!line->is_last)
             status = moire_fail(MOIRE_BAD_DATA,
                                 "%s: line %lld is damaged; found %s, expected one JSON object; remove the "
-                                "line, or give the run another directory", path, (long long)line->number, cause);
+                                "line, or give the run another directory", path, (long long)line->number,
+                                cause);
         json_decref(object);
         *keep = false;
         return status;

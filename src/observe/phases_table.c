@@ -1,5 +1,6 @@
-/* Phases of all ranks. Ranks may have entered different places: the tree of rank 0 is sent to all, then, while
- * a rank misses one of its places in what was sent, that of the lowest such rank. As a rule one round does. */
+/* Phases of all ranks. Ranks may have entered different places: the tree of rank 0 is sent to all, then,
+ * while a rank misses one of its places in what was sent, that of the lowest such rank. As a rule one round
+ * does. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,9 +1,9 @@
 /* The mesh: which ranks share what.
  *
- * P ranks = `groups` x `expert.size`. An expert group is a run of parallel.expert consecutive ranks that together hold
- * one copy of the experts; the ranks with the same place in every group hold the same experts (the data
- * communicator). Dense tensors are reduced over the world, expert tensors over `data`.
- * Nodes come from MPI_Comm_split_type, or from parallel.ranks_per_node. */
+ * P ranks = `groups` x `expert.size`. An expert group is a run of parallel.expert consecutive ranks that
+ * together hold one copy of the experts; the ranks with the same place in every group hold the same experts
+ * (the data communicator). Dense tensors are reduced over the world, expert tensors over `data`. Nodes come
+ * from MPI_Comm_split_type, or from parallel.ranks_per_node. */
 #ifndef MOIRE_CLUSTER_MESH_H
 #define MOIRE_CLUSTER_MESH_H
 
@@ -17,12 +17,12 @@ struct moire_mesh {
     struct moire_communicator node;    /* the ranks of this node (or of the pretended one) */
     int groups, group;                 /* expert groups; this rank's */
     int nodes;                         /* nodes in the world */
-    int *node_of;                      /* owned: node of each world rank, [P]; nodes numbered by their lowest rank */
+    int *node_of;                      /* owned: node of each world rank, [P]; numbered by lowest rank */
     int *expert_node_of;               /* owned: node of each rank of `expert`, [expert.size] */
 };
 
-/* MOIRE_USAGE when the ranks are not divisible by parallel.expert: found, expected, and the divisors that would do.
- * Collective over the world. */
+/* MOIRE_USAGE when the ranks are not divisible by parallel.expert: found, expected, and the divisors that
+ * would do. Collective over the world. */
 moire_status moire_mesh_create(const struct moire_config *config, struct moire_mesh *mesh);
 void moire_mesh_free(struct moire_mesh *mesh);
 

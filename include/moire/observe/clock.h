@@ -14,9 +14,10 @@ struct moire_clock {
     double uncertainty_seconds;   /* half of the shortest round trip seen */
     double *offsets, *uncertainties; /* owned, [size], on rank 0 only, else NULL */
 };
-/* Ping-pongs with rank 0, the shortest of `rounds` counts (Cristian 1989). Collective; rank 0 measures the ranks in
- * turn, so it takes some 10 microseconds a rank and round. */
-moire_status moire_clock_synchronise(const struct moire_communicator *communicator, int rounds, struct moire_clock *clock);
+/* Ping-pongs with rank 0, the shortest of `rounds` counts (Cristian 1989). Collective; rank 0 measures the
+ * ranks in turn, so it takes some 10 microseconds a rank and round. */
+moire_status moire_clock_synchronise(const struct moire_communicator *communicator, int rounds,
+                                     struct moire_clock *clock);
 void moire_clock_free(struct moire_clock *clock);
 
 #endif

@@ -1,4 +1,5 @@
-/* Minimum, mean and maximum over ranks, with the ranks of the extremes. Collective; every rank gets the result. */
+/* Minimum, mean and maximum over ranks, with the ranks of the extremes. Collective; every rank gets the
+ * result. */
 #ifndef MOIRE_OBSERVE_STATISTICS_H
 #define MOIRE_OBSERVE_STATISTICS_H
 
