@@ -1,5 +1,4 @@
 /* moire info */
-#define _GNU_SOURCE
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -59,7 +58,7 @@ static void print_tables(void)
     printf("\ntoken sources\n");
     for (int i = 0; i < moire_source_count; i++) printf("  %-12s %s\n", moire_sources[i]->name, moire_sources[i]->help);
     printf("\nschedules\n");
-    for (int i = 0; i < moire_schedule_count; i++) printf("  %-12s %s\n", moire_schedules[i]->name, moire_schedules[i]->help);
+    for (int i = 0; i < moire_schedule_count; i++) printf("  %-12s %s\n", moire_schedules[i].name, moire_schedules[i].help);
 }
 
 static moire_status print_root(const struct moire_mesh *mesh)
