@@ -24,7 +24,7 @@ double moire_wall_seconds(void)
 
 void moire_wall_text(char text[24])
 {
-    time_t now = time(NULL);
+    time_t now = (time_t)moire_wall_seconds();
     struct tm parts;
     gmtime_r(&now, &parts);
     strftime(text, 24, "%Y-%m-%dT%H:%M:%SZ", &parts);

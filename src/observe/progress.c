@@ -18,7 +18,7 @@ static struct {
     bool shown;                        /* `last` has been printed */
     int64_t updates;
     struct moire_progress_state first, last;
-    double first_seconds, shown_seconds;
+    double first_seconds, last_seconds, shown_seconds; /* of first, of last, of the last line */
 } progress;
 
 /* Columns that a line may take: one less than the terminal's, or some terminals wrap. */
@@ -59,6 +59,13 @@ static void write_rate(char *text, size_t bytes, double rate)
     snprintf(text, bytes, "%.*f%s", i > 0 && rate < 99.95 ? 1 : 0, rate, suffixes[i]);
 }
 
+/* Three digits after the point where that is enough, so that the line does not twitch. */
+static void write_loss(char *text, size_t bytes, double loss)
+{
+    bool is_common = loss >= 0.1 && loss < 1000;
+    snprintf(text, bytes, is_common ? "%.3f" : "%.4g", loss);
+}
+
 /* The fields of a line, in order of appearance. */
 enum field { STEP, LOSS, VALIDATION, RATE, EXPOSED, LEFT, FIELDS };
 typedef char field_text[40];
@@ -69,16 +76,17 @@ static void write_fields(const struct moire_progress_state *state, field_text fi
     char number[24];
     memset(fields, 0, FIELDS * bytes);
     snprintf(fields[STEP], bytes, "step %lld/%lld", (long long)state->step, (long long)state->steps);
-    snprintf(fields[LOSS], bytes, " loss %.4g", state->loss);
-    if (!(state->validation_loss < 0))
-        snprintf(fields[VALIDATION], bytes, " val %.4g", state->validation_loss);
+    write_loss(number, sizeof number, state->loss);
+    snprintf(fields[LOSS], bytes, " loss %s", number);
+    write_loss(number, sizeof number, state->validation_loss);
+    if (!(state->validation_loss < 0)) snprintf(fields[VALIDATION], bytes, " val %s", number);
     write_rate(number, sizeof number, state->tokens_per_second);
     snprintf(fields[RATE], bytes, "  %s tok/s", number);
     snprintf(fields[EXPOSED], bytes, "  exchange %.0f %%", 100 * state->exposed_share);
     /* By the mean time of a step since the first update, which leaves the slow first step out. */
     int64_t done = state->step - progress.first.step;
     if (done < 1 || state->step >= state->steps) return;
-    double each = (moire_seconds() - progress.first_seconds) / (double)done;
+    double each = (progress.last_seconds - progress.first_seconds) / (double)done;
     write_left(number, sizeof number, each * (double)(state->steps - state->step));
     snprintf(fields[LEFT], bytes, "  left %s", number);
 }
@@ -175,6 +183,7 @@ void moire_progress_update(const struct moire_progress_state *state)
         progress.first_seconds = now;
     }
     progress.last = *state;
+    progress.last_seconds = now;
     progress.shown = false;
     double pause = progress.live ? live_seconds : plain_seconds;
     if (is_first || state->step >= state->steps || now - progress.shown_seconds >= pause) show(now);

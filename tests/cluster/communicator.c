@@ -45,7 +45,8 @@ static void an_mpi_error_names_operation_and_communicator(void)
     int result = MPI_Bcast(&value, 1, MPI_INT, test_ranks + 3, world.mpi);
     expect_failure(moire_mpi_check(result, &world, "MPI_Bcast"), MOIRE_MPI_ERROR,
                    "MPI_Bcast failed on communicator world: MPI_ERR_ROOT");
-    expect_failure(moire_broadcast(&world, &value, sizeof value, test_ranks), MOIRE_MPI_ERROR, "MPI_ERR_ROOT");
+    expect_failure(moire_broadcast(&world, &value, sizeof value, test_ranks), MOIRE_MPI_ERROR,
+                   "MPI_ERR_ROOT");
     expect_failure(moire_mpi_check(MPI_ERR_TYPE, NULL, "MPI_Send"), MOIRE_MPI_ERROR, "unnamed");
     expect_ok(moire_mpi_check(MPI_SUCCESS, &world, "MPI_Bcast"));
     moire_communicator_free(&world);
@@ -59,7 +60,8 @@ static void narrowing_takes_what_fits(void)
     expect_ok(moire_narrow(INT_MAX, "rows", &narrow));
     expect(narrow == INT_MAX);
     expect_failure(moire_narrow((int64_t)INT_MAX + 1, "rows", &narrow), MOIRE_FAILED, "rows");
-    expect_failure(moire_narrow((int64_t)1 << 32, "rows", &narrow), MOIRE_FAILED, "found 4294967296, expected 0 to");
+    expect_failure(moire_narrow((int64_t)1 << 32, "rows", &narrow), MOIRE_FAILED,
+                   "found 4294967296, expected 0 to");
     expect_failure(moire_narrow(-1, "rows", &narrow), MOIRE_FAILED, "found -1");
     expect(narrow == INT_MAX);
 }
@@ -157,7 +159,8 @@ static double real_of(int rank, int64_t i)
 
 static void check_integers(int64_t count)
 {
-    int64_t *sums = calloc((size_t)count * 3 + 1, sizeof *sums), *maxima = sums + count, *prefix = maxima + count;
+    int64_t *sums = calloc((size_t)count * 3 + 1, sizeof *sums), *maxima = sums + count,
+            *prefix = maxima + count;
     for (int64_t i = 0; i < count; i++) sums[i] = maxima[i] = prefix[i] = integer_of(test_rank, i);
     expect_ok(moire_sum_integers(&world, sums, count));
     expect_ok(moire_max_integers(&world, maxima, count));
@@ -200,7 +203,8 @@ static void check_broadcast(int64_t bytes)
 {
     unsigned char *data = malloc((size_t)bytes + 1);
     for (int root = 0; root < test_ranks; root++) {
-        for (int64_t i = 0; i <= bytes; i++) data[i] = (unsigned char)(test_rank == root ? i * 7 + root : 0xee);
+        for (int64_t i = 0; i <= bytes; i++)
+            data[i] = (unsigned char)(test_rank == root ? i * 7 + root : 0xee);
         expect_ok(moire_broadcast(&world, data, bytes, root));
         bool same = true;
         for (int64_t i = 0; i < bytes; i++) same = same && data[i] == (unsigned char)(i * 7 + root);

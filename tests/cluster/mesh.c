@@ -65,7 +65,8 @@ static void refuse(struct moire_config *config)
     if (test_rank == 0) {
         char text[80];
         expect(strstr(capture.text, "parallel.expert does not divide the ranks") != NULL);
-        snprintf(text, sizeof text, "found parallel.expert = %d with %d ranks", (int)config->parallel_expert, test_ranks);
+        snprintf(text, sizeof text, "found parallel.expert = %d with %d ranks", (int)config->parallel_expert,
+                 test_ranks);
         expect(strstr(capture.text, text) != NULL);
         if (test_ranks == 4) expect(strstr(capture.text, "one of 1, 2, 4\n") != NULL);
         if (test_ranks == 5) expect(strstr(capture.text, "one of 1, 5\n") != NULL);

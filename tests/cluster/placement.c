@@ -68,11 +68,16 @@ static void wrong_placements_are_refused(void)
 {
     struct moire_placement map;
     const int64_t fine[] = { 0, 1, 1 }, high[] = { 0, 1, 2 }, low[] = { 0, -1, 1 };
-    const int order[] = { 0, 0, 1 }, falling[] = { 0, 1, 0 }, outside[] = { 0, 1, 2 }, negative[] = { -1, 0, 1 };
-    expect_failure(moire_placement_create(2, 2, 3, high, order, &map), MOIRE_BAD_DATA, "instance 2 has no expert");
-    expect_failure(moire_placement_create(2, 2, 3, low, order, &map), MOIRE_BAD_DATA, "found expert -1, expected 0 to 1");
-    expect_failure(moire_placement_create(2, 2, 3, fine, falling, &map), MOIRE_BAD_DATA, "found rank 0, expected 1 to 1");
-    expect_failure(moire_placement_create(2, 2, 3, fine, outside, &map), MOIRE_BAD_DATA, "instance 2 is out of order");
+    const int order[] = { 0, 0, 1 }, falling[] = { 0, 1, 0 }, outside[] = { 0, 1, 2 },
+              negative[] = { -1, 0, 1 };
+    expect_failure(moire_placement_create(2, 2, 3, high, order, &map), MOIRE_BAD_DATA,
+                   "instance 2 has no expert");
+    expect_failure(moire_placement_create(2, 2, 3, low, order, &map), MOIRE_BAD_DATA,
+                   "found expert -1, expected 0 to 1");
+    expect_failure(moire_placement_create(2, 2, 3, fine, falling, &map), MOIRE_BAD_DATA,
+                   "found rank 0, expected 1 to 1");
+    expect_failure(moire_placement_create(2, 2, 3, fine, outside, &map), MOIRE_BAD_DATA,
+                   "instance 2 is out of order");
     expect_failure(moire_placement_create(2, 2, 3, fine, negative, &map), MOIRE_BAD_DATA, "found rank -1");
 }
 

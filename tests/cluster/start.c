@@ -20,7 +20,8 @@ static int report(bool multiple)
         MPI_Comm_size(MPI_COMM_WORLD, &size);
     }
     printf("status=%s agreed=%d rank=%d size=%d node=%d threads=%d text=[%s]\n", moire_status_name(status),
-           moire_error_is_agreed(), moire_where.rank, size, moire_where.node[0] && !strchr(moire_where.node, '.'),
+           moire_error_is_agreed(), moire_where.rank, size,
+           moire_where.node[0] && !strchr(moire_where.node, '.'),
            multiple ? provided == MPI_THREAD_MULTIPLE : provided >= MPI_THREAD_FUNNELED, moire_error_text());
     fflush(stdout);
     moire_mpi_stop();
@@ -40,14 +41,15 @@ static int run_job(const char *job)
     return 93;
 }
 
-/* Output and exit code of "env ENVIRONMENT LAUNCHER program JOB". Variables of the launcher that this test itself may
- * run under are taken out first. */
+/* Output and exit code of "env ENVIRONMENT LAUNCHER program JOB". Variables of the launcher that this test
+ * itself may run under are taken out first. */
 static int run(const char *environment, const char *launcher, const char *job, char *output, size_t bytes)
 {
     char command[4096];
     snprintf(command, sizeof command,
-             "env -u OMPI_COMM_WORLD_SIZE -u MV2_COMM_WORLD_SIZE -u PMI_SIZE -u PALS_NRANKS -u SLURM_STEP_NUM_TASKS "
-             "-u SLURM_STEP_ID %s %s '%s' '%s' 2>/dev/null", environment, launcher, program, job);
+             "env -u OMPI_COMM_WORLD_SIZE -u MV2_COMM_WORLD_SIZE -u PMI_SIZE -u PALS_NRANKS "
+             "-u SLURM_STEP_NUM_TASKS -u SLURM_STEP_ID %s %s '%s' '%s' 2>/dev/null",
+             environment, launcher, program, job);
     FILE *pipe = popen(command, "r");
     if (!pipe) return -1;
     size_t read = fread(output, 1, bytes - 1, pipe);
@@ -73,18 +75,21 @@ static void a_process_alone_starts(void)
 
 static void many_single_rank_jobs_are_found(void)
 {
-    expect_start("OMPI_COMM_WORLD_SIZE=4", 2, "started as 4 separate single-rank jobs; found a world of 1 rank, "
+    expect_start("OMPI_COMM_WORLD_SIZE=4", 2,
+                 "started as 4 separate single-rank jobs; found a world of 1 rank, "
                  "expected 4 as OMPI_COMM_WORLD_SIZE says; start with the mpirun");
     expect_start("PMI_SIZE=3 PMI_RANK=0", 2, "expected 3 as PMI_SIZE says");
     expect_start("PALS_NRANKS=5", 2, "expected 5 as PALS_NRANKS says");
     expect_start("MV2_COMM_WORLD_SIZE=2", 2, "expected 2 as MV2_COMM_WORLD_SIZE says");
-    expect_start("SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=0", 2, "expected 8 as SLURM_STEP_NUM_TASKS says");
+    expect_start("SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=0", 2,
+                 "expected 8 as SLURM_STEP_NUM_TASKS says");
     expect_start("OMPI_COMM_WORLD_SIZE=4", 2, "status=usage agreed=1");
 }
 
 static void only_the_first_of_them_speaks(void)
 {
-    expect_start("OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_RANK=2", 2, "status=usage agreed=1 rank=0 size=1 node=1 threads=1 text=[]");
+    expect_start("OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_RANK=2", 2,
+                 "status=usage agreed=1 rank=0 size=1 node=1 threads=1 text=[]");
     expect_start("SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=3", 2, "text=[]");
 }
 
@@ -92,9 +97,10 @@ static void lawful_single_ranks_start(void)
 {
     expect_start("OMPI_COMM_WORLD_SIZE=1", 0, "status=ok");
     expect_start("SLURM_JOB_ID=1 SLURM_NTASKS=8 SLURM_PROCID=0", 0, "status=ok"); /* a batch script */
-    expect_start("SLURM_STEP_NUM_TASKS=8", 0, "status=ok");                       /* left over: not in a step */
+    expect_start("SLURM_STEP_NUM_TASKS=8", 0, "status=ok"); /* left over: not in a step */
     expect_start("SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=1", 0, "status=ok");
-    expect_start("OMPI_COMM_WORLD_SIZE=1 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=2", 0, "status=ok"); /* mpirun in a step */
+    /* mpirun in a step */
+    expect_start("OMPI_COMM_WORLD_SIZE=1 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=2", 0, "status=ok");
     expect_start("OMPI_COMM_WORLD_SIZE=many PMI_SIZE=", 0, "status=ok");
 }
 
