@@ -160,22 +160,39 @@ static int take_key(void *user, const char *section, const char *key, const char
     return ini->status == MOIRE_OK;
 }
 
+static int accept_key(void *user, const char *section, const char *key, const char *value)
+{
+    (void)user, (void)section, (void)key, (void)value;
+    return 1;
+}
+
+/* Passes the text through inih with one of the two functions above. */
+static moire_status read_ini(struct ini *ini, const char *text, ini_handler handler)
+{
+    ini->next = text;
+    ini->line = 0;
+    int result = ini_parse_stream(read_line, ini, handler, ini);
+    if (ini->status != MOIRE_OK) return ini->status;
+    if (result > 0)
+        return moire_fail(MOIRE_USAGE, "%s line %d cannot be read; expected [section], key = value or "
+                          "; comment", ini->name, result);
+    if (result < 0) return moire_fail(MOIRE_NO_MEMORY, "%s cannot be read; out of memory in inih", ini->name);
+    return MOIRE_OK;
+}
+
 moire_status moire_config_parse(struct moire_config *config, const char *name, const char *text,
                                 moire_origin origin)
 {
-    struct ini ini = { .config = config, .name = name, .origin = origin, .next = text, .index = -1 };
+    struct ini ini = { .config = config, .name = name, .origin = origin, .index = -1 };
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moire_parameter_count, sizeof *ini.lines, &ini.lines));
-    int result = ini_parse_stream(read_line, &ini, take_key, &ini);
-    if (ini.status == MOIRE_OK && result > 0)
-        ini.status = moire_fail(MOIRE_USAGE,
-                                "%s line %d cannot be read; expected [section], key = value, or ; comment",
-                                name, result);
-    if (ini.status == MOIRE_OK && result < 0)
-        ini.status = moire_fail(MOIRE_NO_MEMORY, "%s cannot be read; out of memory in inih", name);
-    if (ini.status == MOIRE_OK) ini.status = finish_value(&ini);
+    /* inih goes on after a line that it cannot read, and a broken [section] would look like unknown keys: so
+     * the form is checked first. */
+    moire_status status = read_ini(&ini, text, accept_key);
+    if (status == MOIRE_OK) status = read_ini(&ini, text, take_key);
+    if (status == MOIRE_OK) status = finish_value(&ini);
     moire_text_free(&ini.value);
     moire_release(ini.lines);
-    return ini.status;
+    return status;
 }
 
 static moire_status load_file(struct moire_config *config, const char *file)

@@ -24,9 +24,12 @@ static void test_failures(void)
 {
     int marker;
     void *block = &marker;
-    expect_failure(moire_allocate(MOIRE_MEMORY_GRADIENTS, INT64_MAX / 4, 8, &block), MOIRE_NO_MEMORY, "gradients");
-    expect_failure(moire_allocate(MOIRE_MEMORY_DATA, INT64_MAX, 1, &block), MOIRE_NO_MEMORY, "too large to count");
-    expect_failure(moire_allocate(MOIRE_MEMORY_DATA, 2, SIZE_MAX, &block), MOIRE_NO_MEMORY, "too large to count");
+    expect_failure(moire_allocate(MOIRE_MEMORY_GRADIENTS, INT64_MAX / 4, 8, &block), MOIRE_NO_MEMORY,
+                   "gradients");
+    expect_failure(moire_allocate(MOIRE_MEMORY_DATA, INT64_MAX, 1, &block), MOIRE_NO_MEMORY,
+                   "too large to count");
+    expect_failure(moire_allocate(MOIRE_MEMORY_DATA, 2, SIZE_MAX, &block), MOIRE_NO_MEMORY,
+                   "too large to count");
     expect_failure(moire_allocate(MOIRE_MEMORY_DATA, -1, 8, &block), MOIRE_NO_MEMORY, "found -1 elements");
     expect(block == &marker);
     expect(moire_memory_bytes(MOIRE_MEMORY_GRADIENTS) == 0);
@@ -60,7 +63,8 @@ static void test_grow(void)
     int64_t *same = list, full = capacity;
     expect_ok(moire_grow(MOIRE_MEMORY_OTHER, &list, &capacity, 5, sizeof *list));
     expect(list == same && capacity == full); /* never shrinks */
-    expect_failure(moire_grow(MOIRE_MEMORY_OTHER, &list, &capacity, INT64_MAX / 2, sizeof *list), MOIRE_NO_MEMORY, "other");
+    expect_failure(moire_grow(MOIRE_MEMORY_OTHER, &list, &capacity, INT64_MAX / 2, sizeof *list),
+                   MOIRE_NO_MEMORY, "other");
     expect(list == same && capacity == full && list[2999] == 3000);
     moire_release(list);
 
@@ -120,7 +124,8 @@ static void test_names(void)
 {
     expect(strcmp(moire_memory_kind_name(MOIRE_MEMORY_PARAMETERS), "parameters") == 0);
     expect(strcmp(moire_memory_kind_name(MOIRE_MEMORY_OTHER), "other") == 0);
-    for (int kind = 0; kind < MOIRE_MEMORY_KINDS; kind++) expect(moire_memory_kind_name((moire_memory_kind)kind) != NULL);
+    for (int kind = 0; kind < MOIRE_MEMORY_KINDS; kind++)
+        expect(moire_memory_kind_name((moire_memory_kind)kind) != NULL);
 }
 
 static void *leaked;
@@ -221,7 +226,8 @@ static void test_arena_blocks(void)
     memset(b, 2, 8);
     expect(a[99] == 1);
     expect(moire_arena_take(&arena, 129, 1) == NULL);
-    expect(strstr(moire_error_text(), "wanted 129 elements of 1 bytes, 128 of its 320 bytes are free") != NULL);
+    expect(strstr(moire_error_text(), "wanted 129 elements of 1 bytes, 128 of its 320 bytes are free") !=
+           NULL);
     moire_error_clear();
     expect(moire_arena_take(&arena, 128, 1) != NULL); /* the capacity was rounded up */
     expect(moire_arena_take(&arena, 0, 1) != NULL);   /* nothing always fits */

@@ -38,7 +38,7 @@ static void test_arguments_matter(void)
     }
     expect(moire_random_stream("layers.3.experts.w1") != moire_random_stream("layers.3.experts.w2"));
     expect(moire_random_stream("") != moire_random_stream("a"));
-    expect(moire_random_stream("a") == UINT64_C(0xaf63dc4c8601ec8c)); /* FNV-1a, so that streams never change */
+    expect(moire_random_stream("a") == UINT64_C(0xaf63dc4c8601ec8c)); /* FNV-1a: streams never change */
 }
 
 static void test_uniform(void)
@@ -141,7 +141,8 @@ static void test_permute_is_fair(void)
     int64_t counts[256] = { 0 }, orders = 0;
     for (uint64_t stream = 0; stream < STREAMS; stream++) {
         int order = 0;
-        for (uint64_t i = 0; i < 4; i++) order = 4 * order + (int)moire_random_permute(test_seed, stream, i, 4);
+        for (uint64_t i = 0; i < 4; i++)
+            order = 4 * order + (int)moire_random_permute(test_seed, stream, i, 4);
         counts[order & 255]++;
     }
     for (int i = 0; i < 256; i++) {
@@ -157,7 +158,8 @@ static void test_permute_large(void)
     for (uint64_t i = 0; i < 100; i++) {
         expect(moire_random_permute(test_seed, 3, i, count) < count);
         expect(moire_random_permute(test_seed, 3, i, UINT64_C(1) << 33) < UINT64_C(1) << 33);
-        expect(moire_random_permute(test_seed, 3, i, count) != moire_random_permute(test_seed, 3, i + 1, count));
+        expect(moire_random_permute(test_seed, 3, i, count) !=
+               moire_random_permute(test_seed, 3, i + 1, count));
     }
     expect(moire_random_permute(test_seed, 3, 0, 1) == 0);
 }

@@ -29,7 +29,8 @@ static void expect_prefix(struct moire_where where, const char *text)
 {
     moire_where = where;
     moire_fail(MOIRE_FAILED, "text");
-    if (strcmp(moire_error_text(), text) != 0) fprintf(stderr, "# found '%s', expected '%s'\n", moire_error_text(), text);
+    if (strcmp(moire_error_text(), text) != 0)
+        fprintf(stderr, "# found '%s', expected '%s'\n", moire_error_text(), text);
     expect(strcmp(moire_error_text(), text) == 0);
     moire_error_clear();
     moire_where = nowhere;
@@ -109,7 +110,8 @@ static void test_codes(void)
         expect(moire_status_exit_code((moire_status)status) == wanted);
         expect(moire_status_name((moire_status)status) != NULL);
         for (int other = 0; other < status; other++)
-            expect(strcmp(moire_status_name((moire_status)status), moire_status_name((moire_status)other)) != 0);
+            expect(strcmp(moire_status_name((moire_status)status), moire_status_name((moire_status)other)) !=
+                   0);
     }
     expect(moire_status_exit_code((moire_status)1000) == 1);
     expect(strcmp(moire_status_name((moire_status)1000), "unknown status") == 0);

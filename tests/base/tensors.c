@@ -11,8 +11,8 @@ enum { EXPERTS = 5, TENSORS = 5 };
 
 /* Dense and expert tensors in turn, with odd sizes, so that runs and padding matter. */
 static const struct moire_tensor table[TENSORS] = {
-    { .name = "embedding", .dimensions = 2, .shape = { 7, 5 }, .initialiser = MOIRE_INIT_NORMAL, .deviation = 0.5,
-      .decay = true, .layer = -1 },
+    { .name = "embedding", .dimensions = 2, .shape = { 7, 5 }, .initialiser = MOIRE_INIT_NORMAL,
+      .deviation = 0.5, .decay = true, .layer = -1 },
     { .name = "layers.0.experts.w1", .dimensions = 3, .shape = { EXPERTS, 3, 7 }, .sharding = MOIRE_BY_EXPERT,
       .initialiser = MOIRE_INIT_NORMAL, .deviation = 2, .decay = true },
     { .name = "layers.0.norm", .dimensions = 1, .shape = { 5 }, .initialiser = MOIRE_INIT_ONE },
@@ -42,9 +42,12 @@ static void test_layout(void)
         expect(tensors.list[t].offset == offsets[t] && tensors.list[t].elements == elements[t]);
         expect(strcmp(tensors.list[t].name, table[t].name) == 0);
     }
-    expect(tensors.dense_elements == 80 && tensors.expert_elements == 80 && moire_tensors_elements(&tensors) == 160);
-    expect(moire_tensor_global_elements(&tensors.list[1]) == 105 && moire_tensor_expert_elements(&tensors.list[1]) == 21);
-    expect(moire_tensor_global_elements(&tensors.list[0]) == 35 && moire_tensor_expert_elements(&tensors.list[0]) == 35);
+    expect(tensors.dense_elements == 80 && tensors.expert_elements == 80 &&
+           moire_tensors_elements(&tensors) == 160);
+    expect(moire_tensor_global_elements(&tensors.list[1]) == 105 &&
+           moire_tensor_expert_elements(&tensors.list[1]) == 21);
+    expect(moire_tensor_global_elements(&tensors.list[0]) == 35 &&
+           moire_tensor_expert_elements(&tensors.list[0]) == 35);
     expect_ok(moire_tensors_layout(&tensors, NULL, 0)); /* again, now as a rank without experts */
     expect(tensors.dense_elements == 80 && tensors.expert_elements == 0 && tensors.list[1].elements == 0);
     moire_tensors_free(&tensors);
@@ -69,7 +72,8 @@ static void test_find(void)
     expect(strcmp(moire_tensors_at(&tensors, 80 + 21, &expert), "layers.0.experts.w1") == 0 && expert == 1);
     expect(moire_tensors_at(&tensors, 80 + 42, &expert) == NULL);
     expect(strcmp(moire_tensors_at(&tensors, 159, &expert), "layers.0.experts.w2") == 0 && expert == 1);
-    expect(moire_tensors_at(&tensors, 160, &expert) == NULL && moire_tensors_at(&tensors, -1, &expert) == NULL);
+    expect(moire_tensors_at(&tensors, 160, &expert) == NULL &&
+           moire_tensors_at(&tensors, -1, &expert) == NULL);
     moire_tensors_free(&tensors);
 }
 
@@ -80,7 +84,8 @@ static void test_bad_tensors(void)
     struct moire_tensor bad = table[0];
     int index = 77;
     make_table(&tensors, fine, 1);
-    expect_failure(moire_tensors_add(&tensors, &bad, &index), MOIRE_FAILED, "two tensors are called embedding");
+    expect_failure(moire_tensors_add(&tensors, &bad, &index), MOIRE_FAILED,
+                   "two tensors are called embedding");
     bad.name[0] = 0;
     expect_failure(moire_tensors_add(&tensors, &bad, &index), MOIRE_FAILED, "empty or too long");
     memset(bad.name, 'x', sizeof bad.name);
@@ -96,7 +101,8 @@ static void test_bad_tensors(void)
     bad.shape[0] = bad.shape[1] = INT64_C(1) << 40;
     expect_failure(moire_tensors_add(&tensors, &bad, &index), MOIRE_FAILED, "too many");
     expect(index == 77 && tensors.count == TENSORS);
-    expect_failure(moire_tensors_layout(&tensors, too_far, 2), MOIRE_FAILED, "has no expert 5; expected 0 to 4");
+    expect_failure(moire_tensors_layout(&tensors, too_far, 2), MOIRE_FAILED,
+                   "has no expert 5; expected 0 to 4");
     expect_failure(moire_tensors_layout(&tensors, negative, 1), MOIRE_FAILED, "has no expert -1");
     expect(tensors.local_experts == 1 && tensors.experts[0] == 2); /* as it was */
     moire_tensors_free(&tensors);
@@ -107,7 +113,8 @@ static double value_of(const struct moire_tensor *tensor, uint64_t seed, int64_t
 {
     if (tensor->initialiser == MOIRE_INIT_ZERO) return 0;
     if (tensor->initialiser == MOIRE_INIT_ONE) return 1;
-    return (float)(tensor->deviation * moire_random_normal(seed, moire_random_stream(tensor->name), (uint64_t)global));
+    return (float)(tensor->deviation *
+                   moire_random_normal(seed, moire_random_stream(tensor->name), (uint64_t)global));
 }
 
 static void expect_initialised(const int64_t *experts, int64_t local_experts)
@@ -126,7 +133,8 @@ static void expect_initialised(const int64_t *experts, int64_t local_experts)
         const struct moire_tensor *tensor = name ? moire_tensors_find(&tensors, name) : NULL;
         int64_t each = tensor ? moire_tensor_expert_elements(tensor) : 1;
         int64_t local = tensor ? i - tensor->offset : 0;
-        double wanted = tensor ? value_of(tensor, test_seed, expert < 0 ? local : expert * each + local % each) : 0;
+        double wanted =
+            tensor ? value_of(tensor, test_seed, expert < 0 ? local : expert * each + local % each) : 0;
         expect(single[i] == wanted && twice[i] == wanted);
     }
     free(single);
@@ -161,8 +169,8 @@ static void test_seeds_and_names(void)
 static void test_deviation(void)
 {
     struct moire_tensors tensors;
-    struct moire_tensor tensor = { .name = "w", .dimensions = 2, .shape = { 300, 333 }, .initialiser = MOIRE_INIT_NORMAL,
-                                   .deviation = 0.02 };
+    struct moire_tensor tensor = { .name = "w", .dimensions = 2, .shape = { 300, 333 },
+                                   .initialiser = MOIRE_INIT_NORMAL, .deviation = 0.02 };
     int index;
     expect_ok(moire_tensors_create(&tensors));
     expect_ok(moire_tensors_add(&tensors, &tensor, &index));
