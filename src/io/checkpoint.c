@@ -23,28 +23,32 @@ void moire_checkpoint_job_free(struct moire_checkpoint_job *job)
     *job = (struct moire_checkpoint_job){ 0 };
 }
 
-static moire_status add_extent(struct moire_checkpoint_job *job, const void *data, int64_t bytes, int64_t offset,
-                               int64_t checksum_offset)
+static moire_status add_extent(struct moire_checkpoint_job *job, const void *data, int64_t bytes,
+                               int64_t offset, int64_t checksum_offset)
 {
-    MOIRE_TRY(moire_grow(MOIRE_MEMORY_OTHER, &job->extents, &job->capacity, job->count + 1, sizeof *job->extents));
+    MOIRE_TRY(
+        moire_grow(MOIRE_MEMORY_OTHER, &job->extents, &job->capacity, job->count + 1, sizeof *job->extents));
     job->extents[job->count++] = (struct moire_checkpoint_extent){ data, bytes, offset, checksum_offset };
     return MOIRE_OK;
 }
 
-/* Replicated tensors stand in a row, by group, then tensor; the row is cut into one piece of bytes a rank, and a tensor goes
- * to the rank in whose piece its middle lies. No rank has more than an even share and one tensor; all ranks decide alike. */
+/* Replicated tensors stand in a row, by group, then tensor; the row is cut into one piece of bytes a rank,
+ * and a tensor goes to the rank in whose piece its middle lies. No rank has more than an even share and one
+ * tensor; all ranks decide alike. */
 static int writer_of(int64_t before, int64_t bytes, int64_t all_bytes, int ranks)
 {
     return (int)((unsigned __int128)(before + bytes / 2) * (unsigned)ranks / (unsigned __int128)all_bytes);
 }
 
-static moire_status add_replicated(const struct moire_mesh *mesh, const struct moire_tensors *tensors, size_t element_bytes,
-                                   const struct moire_checkpoint_group *groups, int group_count,
-                                   const struct moire_checkpoint_place *places, struct moire_checkpoint_job *job)
+static moire_status add_replicated(const struct moire_mesh *mesh, const struct moire_tensors *tensors,
+                                   size_t element_bytes, const struct moire_checkpoint_group *groups,
+                                   int group_count, const struct moire_checkpoint_place *places,
+                                   struct moire_checkpoint_job *job)
 {
     int64_t all_bytes = 0, before = 0;
     for (int t = 0; t < tensors->count; t++)
-        if (tensors->list[t].sharding == MOIRE_REPLICATED) all_bytes += tensors->list[t].elements * (int64_t)element_bytes;
+        if (tensors->list[t].sharding == MOIRE_REPLICATED)
+            all_bytes += tensors->list[t].elements * (int64_t)element_bytes;
     all_bytes *= group_count;
     for (int g = 0; g < group_count; g++)
         for (int t = 0; t < tensors->count; t++) {
@@ -53,18 +57,21 @@ static moire_status add_replicated(const struct moire_mesh *mesh, const struct m
             int64_t bytes = tensor->elements * (int64_t)element_bytes;
             if (tensor->sharding != MOIRE_REPLICATED) continue;
             if (writer_of(before, bytes, all_bytes, mesh->world.size) == mesh->world.rank)
-                MOIRE_TRY(add_extent(job, (const char *)groups[g].arena + tensor->offset * (int64_t)element_bytes, bytes,
-                                     place->data, place->checksums));
+                MOIRE_TRY(add_extent(job,
+                                     (const char *)groups[g].arena + tensor->offset * (int64_t)element_bytes,
+                                     bytes, place->data, place->checksums));
             before += bytes;
         }
     return MOIRE_OK;
 }
 
 /* Of the copies of an expert, that of one expert group is written, in turn; inside it the first instance. */
-static bool writes_expert(const struct moire_mesh *mesh, const struct moire_placement *placement, int64_t instance)
+static bool writes_expert(const struct moire_mesh *mesh, const struct moire_placement *placement,
+                          int64_t instance)
 {
     int64_t expert = placement->instance_expert[instance];
-    return expert % mesh->groups == mesh->group && placement->expert_instances[placement->expert_begin[expert]] == instance;
+    return expert % mesh->groups == mesh->group &&
+           placement->expert_instances[placement->expert_begin[expert]] == instance;
 }
 
 static moire_status add_experts(const struct moire_mesh *mesh, const struct moire_placement *placement,
@@ -72,7 +79,8 @@ static moire_status add_experts(const struct moire_mesh *mesh, const struct moir
                                 const struct moire_checkpoint_place *place, struct moire_checkpoint_job *job)
 {
     int64_t bytes = moire_tensor_expert_elements(tensor) * (int64_t)element_bytes;
-    int64_t first = placement->rank_begin[mesh->expert.rank], count = moire_placement_local(placement, mesh->expert.rank);
+    int64_t first = placement->rank_begin[mesh->expert.rank],
+            count = moire_placement_local(placement, mesh->expert.rank);
     const char *data = (const char *)arena + tensor->offset * (int64_t)element_bytes;
     for (int64_t i = 0; i < count; i++) {
         int64_t expert = placement->instance_expert[first + i];
@@ -104,18 +112,24 @@ static moire_status check_placement(const struct moire_mesh *mesh, const struct 
     for (int t = 0; t < tensors->count; t++) {
         const struct moire_tensor *tensor = &tensors->list[t];
         if (tensor->sharding == MOIRE_BY_EXPERT && tensor->shape[0] != placement->experts)
-            return moire_fail(MOIRE_FAILED, "tensor %s does not fit the placement; found %" PRId64 " experts, expected %" PRId64,
+            return moire_fail(MOIRE_FAILED,
+                              "tensor %s does not fit the placement; found %" PRId64 " experts, expected %"
+                              PRId64,
                               tensor->name, tensor->shape[0], placement->experts);
     }
     for (int64_t e = 0; e < placement->experts; e++)
         if (placement->expert_begin[e] == placement->expert_begin[e + 1])
             return moire_fail(MOIRE_FAILED, "expert %" PRId64 " lives on no rank and cannot be written", e);
-    int64_t first = placement->rank_begin[mesh->expert.rank], count = moire_placement_local(placement, mesh->expert.rank);
+    int64_t first = placement->rank_begin[mesh->expert.rank],
+            count = moire_placement_local(placement, mesh->expert.rank);
     bool same = count == tensors->local_experts;
-    for (int64_t i = 0; i < count && same; i++) same = placement->instance_expert[first + i] == tensors->experts[i];
+    for (int64_t i = 0; i < count && same; i++)
+        same = placement->instance_expert[first + i] == tensors->experts[i];
     if (same) return MOIRE_OK;
-    return moire_fail(MOIRE_FAILED, "the table of tensors does not hold the experts of the placement; found %" PRId64
-                      " experts, expected %" PRId64, tensors->local_experts, count);
+    return moire_fail(MOIRE_FAILED,
+                      "the table of tensors does not hold the experts of the placement; found %" PRId64 " "
+                      "experts, expected %" PRId64,
+                      tensors->local_experts, count);
 }
 
 static bool has_experts(const struct moire_tensors *tensors)
@@ -144,13 +158,15 @@ moire_status moire_checkpoint_begin(const struct moire_mesh *mesh, const struct 
     if (world->rank == 0) {
         status = moire_checkpoint_prepare_directory(directory);
         if (status == MOIRE_OK)
-            status = moire_checkpoint_lay_out(made.paths.partial, tensors, element, groups, group_count, state, places);
+            status = moire_checkpoint_lay_out(made.paths.partial, tensors, element, groups, group_count,
+                                              state, places);
         laid_out = status == MOIRE_OK;
     }
     status = moire_agree(world, status);
     if (status == MOIRE_OK) status = moire_broadcast(world, places, count * (int64_t)sizeof *places, 0);
     if (status != MOIRE_OK) goto remove_partial;
-    status = add_extents(mesh, placement, tensors, moire_element_bytes(element), groups, group_count, places, &made);
+    status = add_extents(mesh, placement, tensors, moire_element_bytes(element), groups, group_count, places,
+                         &made);
     status = moire_agree(world, status);
 remove_partial:
     if (status != MOIRE_OK && laid_out) unlink(made.paths.partial);
@@ -173,20 +189,21 @@ static moire_status store_extents(const struct moire_checkpoint_job *job, int de
     return moire_file_sync(descriptor, path);
 }
 
-/* Opened for writing only: a client of NFS then sends the bytes that were written, not the whole pages around them, in which
- * other ranks have theirs. */
+/* Opened for writing only: a client of NFS then sends the bytes that were written, not the whole pages around
+ * them, in which other ranks have theirs. */
 moire_status moire_checkpoint_store(const struct moire_checkpoint_job *job)
 {
     int descriptor = -1;
     MOIRE_TRY(moire_file_open(job->paths.partial, O_WRONLY, &descriptor));
     moire_status status = store_extents(job, descriptor);
     if (close(descriptor) < 0 && errno != EINTR && status == MOIRE_OK)
-        status = moire_fail(MOIRE_NO_SPACE, "cannot close %s; found: %s; try another file system", job->paths.partial, strerror(errno));
+        status = moire_fail(MOIRE_NO_SPACE, "cannot close %s; found: %s; try another file system",
+                            job->paths.partial, strerror(errno));
     return status;
 }
 
-moire_status moire_checkpoint_publish(const struct moire_mesh *mesh, const struct moire_checkpoint_job *job, moire_status status,
-                                      int64_t step, const char *directory, int64_t keep)
+moire_status moire_checkpoint_publish(const struct moire_mesh *mesh, const struct moire_checkpoint_job *job,
+                                      moire_status status, int64_t step, const char *directory, int64_t keep)
 {
     bool root = mesh->world.rank == 0;
     status = moire_agree(&mesh->world, status);
@@ -202,10 +219,12 @@ moire_status moire_checkpoint_publish(const struct moire_mesh *mesh, const struc
 moire_status moire_checkpoint_write(const struct moire_mesh *mesh, const struct moire_placement *placement,
                                     const struct moire_tensors *tensors, moire_element element,
                                     const struct moire_checkpoint_group *groups, int group_count,
-                                    const struct moire_checkpoint_state *state, const char *directory, int64_t keep)
+                                    const struct moire_checkpoint_state *state, const char *directory,
+                                    int64_t keep)
 {
     struct moire_checkpoint_job job;
-    MOIRE_TRY(moire_checkpoint_begin(mesh, placement, tensors, element, groups, group_count, state, directory, &job));
+    MOIRE_TRY(moire_checkpoint_begin(mesh, placement, tensors, element, groups, group_count, state, directory,
+                                     &job));
     moire_status status = MOIRE_OK;
     if (job.count > 0 || mesh->world.rank == 0) status = moire_checkpoint_store(&job);
     status = moire_checkpoint_publish(mesh, &job, status, state->step, directory, keep);

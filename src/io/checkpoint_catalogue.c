@@ -36,8 +36,8 @@ static int compare_entries(const void *left, const void *right)
     return compare_names(entry->group, entry->name, right);
 }
 
-const struct moire_catalogue_entry *moire_catalogue_find(const struct moire_catalogue *catalogue, const char *group,
-                                                         const char *name)
+const struct moire_catalogue_entry *moire_catalogue_find(const struct moire_catalogue *catalogue,
+                                                         const char *group, const char *name)
 {
     int64_t low = 0, high = catalogue->count;
     while (low < high) {
@@ -50,7 +50,8 @@ const struct moire_catalogue_entry *moire_catalogue_find(const struct moire_cata
     return NULL;
 }
 
-static moire_status get_state(hid_t file, const char *path, struct moire_checkpoint_state *state, moire_element *element)
+static moire_status get_state(hid_t file, const char *path, struct moire_checkpoint_state *state,
+                              moire_element *element)
 {
     char *name;
     MOIRE_TRY(moire_hdf5_check_version(file, path, "checkpoint of moire", MOIRE_CHECKPOINT_VERSION));
@@ -62,7 +63,10 @@ static moire_status get_state(hid_t file, const char *path, struct moire_checkpo
     moire_status status = MOIRE_OK;
     if (strcmp(name, moire_element_name(MOIRE_FLOAT32)) == 0) *element = MOIRE_FLOAT32;
     else if (strcmp(name, moire_element_name(MOIRE_FLOAT64)) == 0) *element = MOIRE_FLOAT64;
-    else status = moire_fail(MOIRE_BAD_DATA, "%s has elements of another type; found %.40s, expected float32 or float64", path, name);
+    else
+        status = moire_fail(MOIRE_BAD_DATA,
+                            "%s has elements of another type; found %.40s, expected float32 or float64", path,
+                            name);
     moire_release(name);
     if (status == MOIRE_OK) status = moire_hdf5_get_text(file, path, "config", &state->config);
     return status;
@@ -111,10 +115,15 @@ static moire_status describe(hid_t group, const char *path, struct moire_catalog
     for (int d = 0; d < facts.dimensions && good; d++) entry->shape[d] = (int64_t)facts.shape[d];
     entry->offset = facts.offset;
     entry->bytes = facts.stored_bytes;
-    /* Stored bytes differ where the dataset is chunked or compressed, as after a foreign tool rewrote the file. */
-    if (good && facts.offset >= 0 && entry->bytes == facts.elements * (int64_t)moire_element_bytes(entry->element)) return MOIRE_OK;
-    return moire_fail(MOIRE_BAD_DATA, "%s/%s in %s is no tensor of a checkpoint; expected a contiguous dataset of 1 to %d dimensions, "
-                      "float or double; try another file", entry->group, entry->name, path, MOIRE_TENSOR_DIMENSIONS);
+    /* Stored bytes differ where the dataset is chunked or compressed, as after a foreign tool rewrote the
+     * file. */
+    if (good && facts.offset >= 0 &&
+        entry->bytes == facts.elements * (int64_t)moire_element_bytes(entry->element))
+        return MOIRE_OK;
+    return moire_fail(MOIRE_BAD_DATA,
+                      "%s/%s in %s is no tensor of a checkpoint; expected a contiguous dataset of 1 to %d "
+                      "dimensions, float or double; try another file",
+                      entry->group, entry->name, path, MOIRE_TENSOR_DIMENSIONS);
 }
 
 /* Appends the checksums of one tensor: one value, or one an expert. */
@@ -129,7 +138,9 @@ static moire_status read_checksums(hid_t file, const char *path, struct moire_ca
     moire_status status = MOIRE_OK;
     if (!read_facts(dataset, &facts) || !facts.is_checksum || facts.dimensions > 1
         || (facts.dimensions == 1 && (int64_t)facts.shape[0] != entry->shape[0]))
-        status = moire_fail(MOIRE_BAD_DATA, "%s in %s is no checksum; expected one number or one an expert; try another file", name, path);
+        status = moire_fail(MOIRE_BAD_DATA,
+                            "%s in %s is no checksum; expected one number or one an expert; try another file",
+                            name, path);
     if (status == MOIRE_OK)
         status = moire_grow(MOIRE_MEMORY_OTHER, &catalogue->checksums, &catalogue->checksum_capacity,
                             catalogue->checksum_count + facts.elements, sizeof *catalogue->checksums);
@@ -148,10 +159,13 @@ static moire_status read_checksums(hid_t file, const char *path, struct moire_ca
 /* The name of link number `index`, in whatever order the file has. */
 static moire_status link_name(hid_t group, const char *path, hsize_t index, char name[MOIRE_TENSOR_NAME])
 {
-    ssize_t length = H5Lget_name_by_idx(group, ".", H5_INDEX_NAME, H5_ITER_NATIVE, index, name, MOIRE_TENSOR_NAME, H5P_DEFAULT);
+    ssize_t length = H5Lget_name_by_idx(group, ".", H5_INDEX_NAME, H5_ITER_NATIVE, index, name,
+                                        MOIRE_TENSOR_NAME, H5P_DEFAULT);
     if (length < 0) return moire_hdf5_fail(path, "list");
     if (length < MOIRE_TENSOR_NAME) return MOIRE_OK;
-    return moire_fail(MOIRE_BAD_DATA, "%s holds a name that is too long; found %s..., expected less than %d letters; try another file",
+    return moire_fail(MOIRE_BAD_DATA,
+                      "%s holds a name that is too long; found %s..., expected less than %d letters; try "
+                      "another file",
                       path, name, MOIRE_TENSOR_NAME);
 }
 
@@ -169,8 +183,8 @@ static moire_status list_tensors(hid_t file, hid_t group, const char *path, cons
     hsize_t count = 0;
     MOIRE_TRY(link_count(group, path, &count));
     for (hsize_t i = 0; i < count; i++) {
-        MOIRE_TRY(moire_grow(MOIRE_MEMORY_OTHER, &catalogue->entries, &catalogue->capacity, catalogue->count + 1,
-                             sizeof *catalogue->entries));
+        MOIRE_TRY(moire_grow(MOIRE_MEMORY_OTHER, &catalogue->entries, &catalogue->capacity,
+                             catalogue->count + 1, sizeof *catalogue->entries));
         struct moire_catalogue_entry *entry = &catalogue->entries[catalogue->count];
         *entry = (struct moire_catalogue_entry){ 0 };
         snprintf(entry->group, sizeof entry->group, "%s", group_name);
@@ -178,15 +192,18 @@ static moire_status list_tensors(hid_t file, hid_t group, const char *path, cons
         MOIRE_TRY(describe(group, path, entry));
         MOIRE_TRY(read_checksums(file, path, catalogue, entry));
         if (entry->element != catalogue->element)
-            return moire_fail(MOIRE_BAD_DATA, "%s/%s in %s has another element than the file says; found %s, expected %s; try another "
-                              "file", entry->group, entry->name, path, moire_element_name(entry->element),
+            return moire_fail(MOIRE_BAD_DATA,
+                              "%s/%s in %s has another element than the file says; found %s, expected %s; "
+                              "try another file",
+                              entry->group, entry->name, path, moire_element_name(entry->element),
                               moire_element_name(catalogue->element));
         catalogue->count++;
     }
     return MOIRE_OK;
 }
 
-static moire_status list_group(hid_t file, const char *path, const char *name, struct moire_catalogue *catalogue)
+static moire_status list_group(hid_t file, const char *path, const char *name,
+                               struct moire_catalogue *catalogue)
 {
     hid_t group;
     if (H5Lexists(file, name, H5P_DEFAULT) <= 0)
@@ -217,14 +234,16 @@ static moire_status check_extents(const char *path, const struct moire_catalogue
     for (int64_t i = 0; i < catalogue->count; i++) {
         const struct moire_catalogue_entry *entry = &catalogue->entries[i];
         if (entry->bytes > bytes || entry->offset > bytes - entry->bytes)
-            return moire_fail(MOIRE_BAD_DATA, "%s is truncated: %s/%s ends beyond it; found %" PRId64 " bytes; try an older checkpoint",
+            return moire_fail(MOIRE_BAD_DATA,
+                              "%s is truncated: %s/%s ends beyond it; found %" PRId64 " bytes; try an "
+                              "older checkpoint",
                               path, entry->group, entry->name, bytes);
     }
     return MOIRE_OK;
 }
 
-moire_status moire_catalogue_read(const char *path, const struct moire_checkpoint_group *groups, int group_count,
-                                  struct moire_catalogue *catalogue)
+moire_status moire_catalogue_read(const char *path, const struct moire_checkpoint_group *groups,
+                                  int group_count, struct moire_catalogue *catalogue)
 {
     struct moire_catalogue read = { 0 };
     hid_t file;
@@ -232,7 +251,8 @@ moire_status moire_catalogue_read(const char *path, const struct moire_checkpoin
     MOIRE_TRY(moire_hdf5_open(path, false, &file));
     moire_status status = get_state(file, path, &read.state, &read.element);
     if (status == MOIRE_OK && !groups) status = list_all_groups(file, path, &read);
-    for (int g = 0; groups && g < group_count && status == MOIRE_OK; g++) status = list_group(file, path, groups[g].name, &read);
+    for (int g = 0; groups && g < group_count && status == MOIRE_OK; g++)
+        status = list_group(file, path, groups[g].name, &read);
     H5Fclose(file);
     if (status == MOIRE_OK) status = check_extents(path, &read);
     if (status == MOIRE_OK) {

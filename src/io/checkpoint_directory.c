@@ -40,7 +40,8 @@ static moire_status join(const char *directory, const char *name, char **path)
     return status;
 }
 
-moire_status moire_checkpoint_paths_create(const char *directory, int64_t step, struct moire_checkpoint_paths *paths)
+moire_status moire_checkpoint_paths_create(const char *directory, int64_t step,
+                                           struct moire_checkpoint_paths *paths)
 {
     struct moire_checkpoint_paths made = { 0 };
     char name[NAME_BYTES], partial[NAME_BYTES + 16];
@@ -67,7 +68,8 @@ static bool is_left_over(const char *name)
     int64_t step;
     size_t length = strlen(name), tail = strlen(".partial");
     if (strcmp(name, latest_partial_name) == 0) return true;
-    if (name[0] != '.' || length <= tail || length - tail > sizeof inner || strcmp(name + length - tail, ".partial") != 0)
+    if (name[0] != '.' || length <= tail || length - tail > sizeof inner ||
+        strcmp(name + length - tail, ".partial") != 0)
         return false;
     snprintf(inner, sizeof inner, "%.*s", (int)(length - tail - 1), name + 1);
     return name_step(inner, &step);
@@ -79,7 +81,8 @@ static moire_status remove_file(const char *directory, const char *name)
     MOIRE_TRY(join(directory, name, &path));
     moire_status status = MOIRE_OK;
     if (unlink(path) < 0 && errno != ENOENT)
-        status = moire_fail(MOIRE_NO_FILE, "cannot remove %s; found: %s; try to remove it by hand", path, strerror(errno));
+        status = moire_fail(MOIRE_NO_FILE, "cannot remove %s; found: %s; try to remove it by hand", path,
+                            strerror(errno));
     moire_release(path);
     return status;
 }
@@ -99,7 +102,8 @@ moire_status moire_checkpoint_prepare_directory(const char *directory)
 static moire_status rename_synced(const char *from, const char *to)
 {
     if (rename(from, to) < 0)
-        return moire_fail(MOIRE_NO_FILE, "cannot rename %s to %s; found: %s; try another directory", from, to, strerror(errno));
+        return moire_fail(MOIRE_NO_FILE, "cannot rename %s to %s; found: %s; try another directory", from, to,
+                          strerror(errno));
     return moire_file_sync_directory(to);
 }
 
@@ -112,8 +116,9 @@ static moire_status point_latest(const char *directory, int64_t step)
     if (status == MOIRE_OK) status = join(directory, latest_partial_name, &partial);
     if (status != MOIRE_OK) goto release_paths;
     if (symlink(target, partial) < 0) {
-        status = moire_fail(MOIRE_NO_FILE, "cannot make the link %s; found: %s; try a file system with symbolic links", partial,
-                            strerror(errno));
+        status = moire_fail(MOIRE_NO_FILE,
+                            "cannot make the link %s; found: %s; try a file system with symbolic links",
+                            partial, strerror(errno));
         goto release_paths;
     }
     status = rename_synced(partial, link);
@@ -124,7 +129,8 @@ release_paths:
     return status;
 }
 
-moire_status moire_checkpoint_rename(const char *directory, int64_t step, const struct moire_checkpoint_paths *paths)
+moire_status moire_checkpoint_rename(const char *directory, int64_t step,
+                                     const struct moire_checkpoint_paths *paths)
 {
     MOIRE_TRY(rename_synced(paths->partial, paths->final));
     return point_latest(directory, step);
@@ -154,7 +160,8 @@ static moire_status list_steps(const char *directory, int64_t **steps, int64_t *
 }
 
 /* Steps above `step` go first, the highest first, then the lowest ones. */
-static moire_status remove_beyond(const char *directory, const int64_t *steps, int64_t count, int64_t step, int64_t keep)
+static moire_status remove_beyond(const char *directory, const int64_t *steps, int64_t count, int64_t step,
+                                  int64_t keep)
 {
     char name[NAME_BYTES];
     int64_t low = 0, high = count;
@@ -187,8 +194,10 @@ static moire_status read_link(const char *link, char **target)
     *target = NULL;
     if (length < 0 && errno == ENOENT) return MOIRE_OK;
     if (length < 0)
-        return moire_fail(MOIRE_NO_FILE, "cannot follow %s; found: %s, expected a symbolic link to a checkpoint; try to remove it or "
-                          "to give the checkpoint's path", link, strerror(errno));
+        return moire_fail(MOIRE_NO_FILE,
+                          "cannot follow %s; found: %s, expected a symbolic link to a checkpoint; try to "
+                          "remove it or to give the checkpoint's path",
+                          link, strerror(errno));
     found[length] = 0;
     return moire_copy_text(found, target);
 }
@@ -223,7 +232,9 @@ moire_status moire_checkpoint_latest(const char *directory, char **path)
     moire_release(found);
     found = NULL;
     status = newest_complete(directory, &found);
-    if (status == MOIRE_OK) moire_warn("%s points to %s, which is missing; going on with %s", link, target, found ? found : "nothing");
+    if (status == MOIRE_OK)
+        moire_warn("%s points to %s, which is missing; going on with %s", link, target,
+                   found ? found : "nothing");
 release_link:
     moire_release(target);
     moire_release(link);

@@ -18,17 +18,21 @@ struct moire_checkpoint_paths {
     char *final;    /* owned: DIRECTORY/step-00000100.h5 */
     char *partial;  /* owned: DIRECTORY/.step-00000100.h5.partial */
 };
-moire_status moire_checkpoint_paths_create(const char *directory, int64_t step, struct moire_checkpoint_paths *paths);
+moire_status moire_checkpoint_paths_create(const char *directory, int64_t step,
+                                           struct moire_checkpoint_paths *paths);
 void moire_checkpoint_paths_free(struct moire_checkpoint_paths *paths);
 
 /* The steps below are rank 0's; not collective. */
 
 /* Makes the directory and removes what a killed writer left. */
 moire_status moire_checkpoint_prepare_directory(const char *directory);
-/* Partial to final name, then "latest"; each synced. When it fails the older files and "latest" are as they were. */
-moire_status moire_checkpoint_rename(const char *directory, int64_t step, const struct moire_checkpoint_paths *paths);
-/* Removes all but `keep` files. First to stay is the file of `step`, then older steps, the newest first, then files of later
- * steps: those are of a run that was resumed further back. A file that cannot be removed is a warning. */
+/* Partial to final name, then "latest"; each synced. When it fails the older files and "latest" are as they
+ * were. */
+moire_status moire_checkpoint_rename(const char *directory, int64_t step,
+                                     const struct moire_checkpoint_paths *paths);
+/* Removes all but `keep` files. First to stay is the file of `step`, then older steps, the newest first, then
+ * files of later steps: those are of a run that was resumed further back. A file that cannot be removed is a
+ * warning. */
 void moire_checkpoint_remove_old(const char *directory, int64_t step, int64_t keep);
 
 /* Where one tensor of one group is in the file. */
@@ -38,9 +42,10 @@ struct moire_checkpoint_place {
 };
 /* Writes an empty file of the final size, its space reserved, with all datasets and attributes, and finds
  * places[group_count * tensors->count], by group, then tensor. */
-moire_status moire_checkpoint_lay_out(const char *path, const struct moire_tensors *tensors, moire_element element,
-                                      const struct moire_checkpoint_group *groups, int group_count,
-                                      const struct moire_checkpoint_state *state, struct moire_checkpoint_place *places);
+moire_status moire_checkpoint_lay_out(const char *path, const struct moire_tensors *tensors,
+                                      moire_element element, const struct moire_checkpoint_group *groups,
+                                      int group_count, const struct moire_checkpoint_state *state,
+                                      struct moire_checkpoint_place *places);
 
 /* Some bytes that one rank writes, and their checksum. */
 struct moire_checkpoint_extent {
@@ -62,11 +67,13 @@ moire_status moire_checkpoint_begin(const struct moire_mesh *mesh, const struct 
                                     const struct moire_checkpoint_group *groups, int group_count,
                                     const struct moire_checkpoint_state *state, const char *directory,
                                     struct moire_checkpoint_job *job);
-/* Part 2. Neither HDF5 nor MPI; not collective. Rank 0 calls it with no extents too: it syncs what part 1 wrote. */
+/* Part 2. Neither HDF5 nor MPI; not collective. Rank 0 calls it with no extents too: it syncs what part 1
+ * wrote. */
 moire_status moire_checkpoint_store(const struct moire_checkpoint_job *job);
-/* Part 3. `status`: what part 2 gave on this rank. Collective over mesh->world; errors are agreed and leave no partial file. */
-moire_status moire_checkpoint_publish(const struct moire_mesh *mesh, const struct moire_checkpoint_job *job, moire_status status,
-                                      int64_t step, const char *directory, int64_t keep);
+/* Part 3. `status`: what part 2 gave on this rank. Collective over mesh->world; errors are agreed and leave
+ * no partial file. */
+moire_status moire_checkpoint_publish(const struct moire_mesh *mesh, const struct moire_checkpoint_job *job,
+                                      moire_status status, int64_t step, const char *directory, int64_t keep);
 
 /* One tensor as the file describes it. */
 struct moire_catalogue_entry {
@@ -87,16 +94,17 @@ struct moire_catalogue {
     uint64_t *checksums;     /* owned */
     int64_t checksum_count, checksum_capacity;
 };
-/* Opens and checks the file. `groups`: the ones that are wanted, each must be there; NULL: all. Not collective. */
-moire_status moire_catalogue_read(const char *path, const struct moire_checkpoint_group *groups, int group_count,
-                                  struct moire_catalogue *catalogue);
+/* Opens and checks the file. `groups`: the ones that are wanted, each must be there; NULL: all. Not
+ * collective. */
+moire_status moire_catalogue_read(const char *path, const struct moire_checkpoint_group *groups,
+                                  int group_count, struct moire_catalogue *catalogue);
 void moire_catalogue_free(struct moire_catalogue *catalogue);
-const struct moire_catalogue_entry *moire_catalogue_find(const struct moire_catalogue *catalogue, const char *group,
-                                                         const char *name);
+const struct moire_catalogue_entry *moire_catalogue_find(const struct moire_catalogue *catalogue,
+                                                         const char *group, const char *name);
 
 /* MOIRE_BAD_DATA when the two differ; expert -1: a replicated tensor. */
-moire_status moire_checkpoint_compare(const char *path, const char *group, const char *name, int64_t expert, uint64_t found,
-                                      uint64_t expected);
+moire_status moire_checkpoint_compare(const char *path, const char *group, const char *name, int64_t expert,
+                                      uint64_t found, uint64_t expected);
 /* "8 x 1024 x 256" */
 void moire_checkpoint_shape_text(int dimensions, const int64_t *shape, char *text, size_t bytes);
 

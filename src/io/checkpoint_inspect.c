@@ -13,8 +13,8 @@
 enum { BUFFER_BYTES = 1 << 22, COLUMNS = 80 };
 
 /* Checksum of bytes that need not fit in memory at once. */
-static moire_status hash_range(int descriptor, const char *path, char *buffer, XXH3_state_t *hash, int64_t offset, int64_t bytes,
-                               uint64_t *found)
+static moire_status hash_range(int descriptor, const char *path, char *buffer, XXH3_state_t *hash,
+                               int64_t offset, int64_t bytes, uint64_t *found)
 {
     XXH3_64bits_reset(hash);
     for (int64_t done = 0; done < bytes; ) {
@@ -43,10 +43,14 @@ static void close_verifier(struct verifier *verifier)
     XXH3_freeState(verifier->hash);
 }
 
-static moire_status open_verifier(const char *path, const struct moire_catalogue *catalogue, struct verifier *verifier)
+static moire_status open_verifier(const char *path, const struct moire_catalogue *catalogue,
+                                  struct verifier *verifier)
 {
-    *verifier = (struct verifier){ .path = path, .catalogue = catalogue, .descriptor = -1, .hash = XXH3_createState() };
-    moire_status status = verifier->hash ? MOIRE_OK : moire_fail(MOIRE_NO_MEMORY, "no memory for a checksum of %s", path);
+    *verifier = (struct verifier){
+        .path = path, .catalogue = catalogue, .descriptor = -1, .hash = XXH3_createState()
+    };
+    moire_status status =
+        verifier->hash ? MOIRE_OK : moire_fail(MOIRE_NO_MEMORY, "no memory for a checksum of %s", path);
     if (status == MOIRE_OK) status = moire_allocate(MOIRE_MEMORY_DATA, BUFFER_BYTES, 1, &verifier->buffer);
     if (status == MOIRE_OK) status = moire_file_open(path, O_RDONLY, &verifier->descriptor);
     if (status != MOIRE_OK) close_verifier(verifier);
@@ -59,10 +63,10 @@ static moire_status verify_entry(const struct verifier *verifier, const struct m
     int64_t bytes = entry->bytes / entry->slices;
     for (int64_t slice = 0; slice < entry->slices; slice++) {
         uint64_t found;
-        MOIRE_TRY(hash_range(verifier->descriptor, verifier->path, verifier->buffer, verifier->hash, entry->offset + slice * bytes,
-                             bytes, &found));
-        MOIRE_TRY(moire_checkpoint_compare(verifier->path, entry->group, entry->name, entry->by_expert ? slice : -1, found,
-                                           checksums[slice]));
+        MOIRE_TRY(hash_range(verifier->descriptor, verifier->path, verifier->buffer, verifier->hash,
+                             entry->offset + slice * bytes, bytes, &found));
+        MOIRE_TRY(moire_checkpoint_compare(verifier->path, entry->group, entry->name,
+                                           entry->by_expert ? slice : -1, found, checksums[slice]));
     }
     return MOIRE_OK;
 }
@@ -74,7 +78,8 @@ moire_status moire_checkpoint_verify(const char *path)
     MOIRE_TRY(moire_catalogue_read(path, NULL, 0, &catalogue));
     moire_status status = open_verifier(path, &catalogue, &verifier);
     if (status == MOIRE_OK) {
-        for (int64_t i = 0; i < catalogue.count && status == MOIRE_OK; i++) status = verify_entry(&verifier, &catalogue.entries[i]);
+        for (int64_t i = 0; i < catalogue.count && status == MOIRE_OK; i++)
+            status = verify_entry(&verifier, &catalogue.entries[i]);
         close_verifier(&verifier);
     }
     moire_catalogue_free(&catalogue);
@@ -117,8 +122,8 @@ static void print_entry(const struct moire_catalogue_entry *entry, const char *r
     bool long_name = strlen(entry->name) > 27;
     moire_checkpoint_shape_text(entry->dimensions, entry->shape, shape, sizeof shape);
     if (long_name) printf("  %s\n", entry->name);
-    printf("  %-27s %21s %8s %12" PRId64 " %6s\n", long_name ? "" : entry->name, shape, moire_element_name(entry->element),
-           entry->bytes, result);
+    printf("  %-27s %21s %8s %12" PRId64 " %6s\n", long_name ? "" : entry->name, shape,
+           moire_element_name(entry->element), entry->bytes, result);
 }
 
 /* The state of every tensor is shown; the first damage is the status. */

@@ -29,14 +29,16 @@ struct reading {
     int descriptor;
 };
 
-moire_status moire_checkpoint_compare(const char *path, const char *group, const char *name, int64_t expert, uint64_t found,
-                                      uint64_t expected)
+moire_status moire_checkpoint_compare(const char *path, const char *group, const char *name, int64_t expert,
+                                      uint64_t found, uint64_t expected)
 {
     char which[32] = "";
     if (found == expected) return MOIRE_OK;
     if (expert >= 0) snprintf(which, sizeof which, ", expert %" PRId64 ",", expert);
-    return moire_fail(MOIRE_BAD_DATA, "wrong checksum of %s/%s%s in %s; found %016" PRIx64 ", expected %016" PRIx64
-                      "; the file is damaged, try an older checkpoint", group, name, which, path, found, expected);
+    return moire_fail(MOIRE_BAD_DATA,
+                      "wrong checksum of %s/%s%s in %s; found %016" PRIx64 ", expected %016" PRIx64 "; the "
+                      "file is damaged, try an older checkpoint",
+                      group, name, which, path, found, expected);
 }
 
 static int64_t slices_of(const struct moire_tensor *tensor)
@@ -58,10 +60,12 @@ static moire_status make_index(const struct moire_tensors *tensors, int group_co
     index->count = (int64_t)group_count * tensors->count;
     index->checksum_count = group_count * slices;
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, index->count, sizeof *index->offsets, &index->offsets));
-    return moire_allocate(MOIRE_MEMORY_OTHER, index->checksum_count, sizeof *index->checksums, &index->checksums);
+    return moire_allocate(MOIRE_MEMORY_OTHER, index->checksum_count, sizeof *index->checksums,
+                          &index->checksums);
 }
 
-static moire_status check_entry(const char *path, const struct moire_tensor *tensor, const struct moire_catalogue_entry *entry)
+static moire_status check_entry(const char *path, const struct moire_tensor *tensor,
+                                const struct moire_catalogue_entry *entry)
 {
     char found[80], expected[80];
     bool same = entry->dimensions == tensor->dimensions;
@@ -69,17 +73,22 @@ static moire_status check_entry(const char *path, const struct moire_tensor *ten
     if (!same) {
         moire_checkpoint_shape_text(entry->dimensions, entry->shape, found, sizeof found);
         moire_checkpoint_shape_text(tensor->dimensions, tensor->shape, expected, sizeof expected);
-        return moire_fail(MOIRE_BAD_DATA, "%s/%s in %s has another shape; found %s, expected %s; try the configuration that the "
-                          "checkpoint was written with (moire inspect %s)", entry->group, entry->name, path, found, expected, path);
+        return moire_fail(MOIRE_BAD_DATA,
+                          "%s/%s in %s has another shape; found %s, expected %s; try the configuration "
+                          "that the checkpoint was written with (moire inspect %s)",
+                          entry->group, entry->name, path, found, expected, path);
     }
     if (entry->by_expert == (tensor->sharding == MOIRE_BY_EXPERT)) return MOIRE_OK;
-    return moire_fail(MOIRE_BAD_DATA, "%s/%s in %s has another kind of checksum; found one %s, expected one %s; try another file",
+    return moire_fail(MOIRE_BAD_DATA,
+                      "%s/%s in %s has another kind of checksum; found one %s, expected one %s; try "
+                      "another file",
                       entry->group, entry->name, path, entry->by_expert ? "an expert" : "a tensor",
                       entry->by_expert ? "a tensor" : "an expert");
 }
 
 /* Every tensor of the table must be in the file. */
-static moire_status fill_index(const struct reading *reading, const struct moire_catalogue *catalogue, struct index *index)
+static moire_status fill_index(const struct reading *reading, const struct moire_catalogue *catalogue,
+                               struct index *index)
 {
     int64_t at = 0, checksums = 0;
     for (int g = 0; g < reading->group_count; g++)
@@ -88,9 +97,11 @@ static moire_status fill_index(const struct reading *reading, const struct moire
             const char *group = reading->groups[g].name;
             const struct moire_catalogue_entry *entry = moire_catalogue_find(catalogue, group, tensor->name);
             if (!entry)
-                return moire_fail(MOIRE_BAD_DATA, "%s has no tensor %s/%s; found %" PRId64 " tensors, expected %" PRId64 "; try the "
-                                  "configuration that it was written with (moire inspect %s)", reading->path, group, tensor->name,
-                                  catalogue->count, index->count, reading->path);
+                return moire_fail(MOIRE_BAD_DATA,
+                                  "%s has no tensor %s/%s; found %" PRId64 " tensors, expected %" PRId64
+                                  "; try the configuration that it was written with (moire inspect %s)",
+                                  reading->path, group, tensor->name, catalogue->count, index->count,
+                                  reading->path);
             MOIRE_TRY(check_entry(reading->path, tensor, entry));
             index->offsets[at++] = entry->offset;
             memcpy(index->checksums + checksums, catalogue->checksums + entry->first_checksum,
@@ -106,8 +117,10 @@ static moire_status check_unexpected(const struct reading *reading, const struct
     for (int64_t i = 0; i < catalogue->count; i++) {
         const struct moire_catalogue_entry *entry = &catalogue->entries[i];
         if (!moire_tensors_find(reading->tensors, entry->name))
-            return moire_fail(MOIRE_BAD_DATA, "%s has an unexpected tensor %s/%s; try the configuration that it was written with (moire "
-                              "inspect %s)", reading->path, entry->group, entry->name, reading->path);
+            return moire_fail(MOIRE_BAD_DATA,
+                              "%s has an unexpected tensor %s/%s; try the configuration that it was "
+                              "written with (moire inspect %s)",
+                              reading->path, entry->group, entry->name, reading->path);
     }
     return MOIRE_OK;
 }
@@ -119,8 +132,10 @@ static moire_status read_index(const struct reading *reading, moire_element elem
     MOIRE_TRY(moire_catalogue_read(reading->path, reading->groups, reading->group_count, &catalogue));
     moire_status status = MOIRE_OK;
     if (catalogue.element != element)
-        status = moire_fail(MOIRE_BAD_DATA, "%s has another element; found %s, expected %s; try the build of moire that wrote it",
-                            reading->path, moire_element_name(catalogue.element), moire_element_name(element));
+        status =
+            moire_fail(MOIRE_BAD_DATA,
+                       "%s has another element; found %s, expected %s; try the build of moire that wrote it",
+                       reading->path, moire_element_name(catalogue.element), moire_element_name(element));
     if (status == MOIRE_OK) status = fill_index(reading, &catalogue, index);
     if (status == MOIRE_OK) status = check_unexpected(reading, &catalogue);
     if (status == MOIRE_OK) {
@@ -135,36 +150,46 @@ static moire_status read_index(const struct reading *reading, moire_element elem
 /* Numbers first, then what their sizes are known for. */
 static moire_status share_index(const struct moire_communicator *world, struct index *index)
 {
-    struct { struct moire_checkpoint_state state; int64_t config_bytes; } numbers = { index->state, index->config_bytes };
+    struct {
+        struct moire_checkpoint_state state;
+        int64_t config_bytes;
+    } numbers = { index->state, index->config_bytes };
     char *config = index->state.config;
     MOIRE_TRY(moire_broadcast(world, &numbers, sizeof numbers, 0));
-    moire_status status = config ? MOIRE_OK : moire_allocate(MOIRE_MEMORY_OTHER, numbers.config_bytes, 1, &config);
+    moire_status status =
+        config ? MOIRE_OK : moire_allocate(MOIRE_MEMORY_OTHER, numbers.config_bytes, 1, &config);
     index->state = numbers.state;
     index->state.config = config;
     MOIRE_TRY(moire_agree(world, status));
     MOIRE_TRY(moire_broadcast(world, config, numbers.config_bytes, 0));
     MOIRE_TRY(moire_broadcast(world, index->offsets, index->count * (int64_t)sizeof *index->offsets, 0));
-    return moire_broadcast(world, index->checksums, index->checksum_count * (int64_t)sizeof *index->checksums, 0);
+    return moire_broadcast(world, index->checksums, index->checksum_count * (int64_t)sizeof *index->checksums,
+                           0);
 }
 
-static moire_status read_slice(const struct reading *reading, const char *group, const struct moire_tensor *tensor, int64_t expert,
-                               void *data, int64_t bytes, int64_t offset, uint64_t checksum)
+static moire_status read_slice(const struct reading *reading, const char *group,
+                               const struct moire_tensor *tensor, int64_t expert, void *data, int64_t bytes,
+                               int64_t offset, uint64_t checksum)
 {
     MOIRE_TRY(moire_file_pread(reading->descriptor, reading->path, data, bytes, offset));
-    return moire_checkpoint_compare(reading->path, group, tensor->name, expert, XXH3_64bits(data, (size_t)bytes), checksum);
+    return moire_checkpoint_compare(reading->path, group, tensor->name, expert,
+                                    XXH3_64bits(data, (size_t)bytes), checksum);
 }
 
 /* The experts of this rank; rank 0 also reads what is replicated. */
 static moire_status read_tensor(const struct reading *reading, const struct moire_checkpoint_group *group,
-                                const struct moire_tensor *tensor, bool root, int64_t offset, const uint64_t *checksums)
+                                const struct moire_tensor *tensor, bool root, int64_t offset,
+                                const uint64_t *checksums)
 {
     char *data = (char *)group->arena + tensor->offset * reading->element_bytes;
     int64_t bytes = moire_tensor_expert_elements(tensor) * reading->element_bytes;
     if (tensor->sharding == MOIRE_REPLICATED)
-        return root ? read_slice(reading, group->name, tensor, -1, data, bytes, offset, checksums[0]) : MOIRE_OK;
+        return root ? read_slice(reading, group->name, tensor, -1, data, bytes, offset, checksums[0])
+                    : MOIRE_OK;
     for (int64_t i = 0; i < reading->tensors->local_experts; i++) {
         int64_t expert = reading->tensors->experts[i];
-        MOIRE_TRY(read_slice(reading, group->name, tensor, expert, data + i * bytes, bytes, offset + expert * bytes, checksums[expert]));
+        MOIRE_TRY(read_slice(reading, group->name, tensor, expert, data + i * bytes, bytes,
+                             offset + expert * bytes, checksums[expert]));
     }
     return MOIRE_OK;
 }
@@ -185,12 +210,14 @@ static moire_status read_own(struct reading *reading, const struct index *index,
     return status;
 }
 
-moire_status moire_checkpoint_read(const struct moire_mesh *mesh, const struct moire_tensors *tensors, moire_element element,
-                                   const struct moire_checkpoint_group *groups, int group_count, const char *path,
-                                   struct moire_checkpoint_state *state)
+moire_status moire_checkpoint_read(const struct moire_mesh *mesh, const struct moire_tensors *tensors,
+                                   moire_element element, const struct moire_checkpoint_group *groups,
+                                   int group_count, const char *path, struct moire_checkpoint_state *state)
 {
     const struct moire_communicator *world = &mesh->world;
-    struct reading reading = { tensors, (int64_t)moire_element_bytes(element), groups, group_count, path, -1 };
+    struct reading reading = {
+        tensors, (int64_t)moire_element_bytes(element), groups, group_count, path, -1
+    };
     struct index index = { 0 };
     bool root = world->rank == 0;
     moire_status status = make_index(tensors, group_count, &index);

@@ -26,8 +26,10 @@ moire_status moire_hdf5_fail(const char *path, const char *doing)
 {
     char reason[REASON_BYTES] = "";
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_reason, reason);
-    return moire_fail(MOIRE_BAD_DATA, "cannot %s %s; found: %s; the file is damaged or of another kind, try an older or "
-                      "another one", doing, path, reason[0] ? reason : "no reason from HDF5");
+    return moire_fail(MOIRE_BAD_DATA,
+                      "cannot %s %s; found: %s; the file is damaged or of another kind, try an older or "
+                      "another one",
+                      doing, path, reason[0] ? reason : "no reason from HDF5");
 }
 
 static moire_status check_signature(const char *path, int descriptor)
@@ -36,13 +38,16 @@ static moire_status check_signature(const char *path, int descriptor)
     char found[SIGNATURE_BYTES];
     struct stat about;
     if (fstat(descriptor, &about) < 0 || !S_ISREG(about.st_mode))
-        return moire_fail(MOIRE_NO_FILE, "cannot read %s; found no regular file, expected an HDF5 file; try another path", path);
+        return moire_fail(MOIRE_NO_FILE,
+                          "cannot read %s; found no regular file, expected an HDF5 file; try another path",
+                          path);
     if (about.st_size < SIGNATURE_BYTES)
-        return moire_fail(MOIRE_BAD_DATA, "%s is truncated or not HDF5; found %lld bytes; try another file", path,
-                          (long long)about.st_size);
+        return moire_fail(MOIRE_BAD_DATA, "%s is truncated or not HDF5; found %lld bytes; try another file",
+                          path, (long long)about.st_size);
     MOIRE_TRY(moire_file_pread(descriptor, path, found, SIGNATURE_BYTES, 0));
     if (memcmp(found, signature, SIGNATURE_BYTES) == 0) return MOIRE_OK;
-    return moire_fail(MOIRE_BAD_DATA, "%s is not HDF5; found another signature in its first %d bytes; try another file", path,
+    return moire_fail(MOIRE_BAD_DATA,
+                      "%s is not HDF5; found another signature in its first %d bytes; try another file", path,
                       SIGNATURE_BYTES);
 }
 
@@ -65,7 +70,8 @@ static hid_t file_access(void)
 moire_status moire_hdf5_open(const char *path, bool writable, hid_t *file)
 {
     int descriptor = -1;
-    MOIRE_TRY(moire_file_open(path, (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK, &descriptor)); /* no waiting for a pipe */
+    MOIRE_TRY(moire_file_open(path, (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK,
+                              &descriptor)); /* no waiting for a pipe */
     moire_status status = check_signature(path, descriptor);
     close(descriptor);
     if (status != MOIRE_OK) return status;
@@ -90,19 +96,22 @@ moire_status moire_hdf5_create(const char *path, hid_t *file)
     return status;
 }
 
-static moire_status put_attribute(hid_t object, const char *path, const char *name, hid_t type, const void *value)
+static moire_status put_attribute(hid_t object, const char *path, const char *name, hid_t type,
+                                  const void *value)
 {
     char doing[128];
     hid_t space = H5Screate(H5S_SCALAR), attribute = H5I_INVALID_HID;
     snprintf(doing, sizeof doing, "write the attribute %s of", name);
     if (space >= 0) attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
-    moire_status status = attribute < 0 || H5Awrite(attribute, type, value) < 0 ? moire_hdf5_fail(path, doing) : MOIRE_OK;
+    moire_status status =
+        attribute < 0 || H5Awrite(attribute, type, value) < 0 ? moire_hdf5_fail(path, doing) : MOIRE_OK;
     if (attribute >= 0) H5Aclose(attribute);
     if (space >= 0) H5Sclose(space);
     return status;
 }
 
-moire_status moire_hdf5_put_number(hid_t object, const char *path, const char *name, hid_t type, const void *value)
+moire_status moire_hdf5_put_number(hid_t object, const char *path, const char *name, hid_t type,
+                                   const void *value)
 {
     return put_attribute(object, path, name, type, value);
 }
@@ -110,23 +119,25 @@ moire_status moire_hdf5_put_number(hid_t object, const char *path, const char *n
 moire_status moire_hdf5_put_text(hid_t object, const char *path, const char *name, const char *text)
 {
     hid_t type = H5Tcopy(H5T_C_S1);
-    bool good = type >= 0 && H5Tset_size(type, strlen(text) + 1) >= 0 && H5Tset_cset(type, H5T_CSET_UTF8) >= 0;
-    moire_status status = good ? put_attribute(object, path, name, type, text) : moire_hdf5_fail(path, "describe a text of");
+    bool good =
+        type >= 0 && H5Tset_size(type, strlen(text) + 1) >= 0 && H5Tset_cset(type, H5T_CSET_UTF8) >= 0;
+    moire_status status =
+        good ? put_attribute(object, path, name, type, text) : moire_hdf5_fail(path, "describe a text of");
     if (type >= 0) H5Tclose(type);
     return status;
 }
 
 /* An attribute of one value of the given class; *type is the file's and to be closed too. */
-static moire_status open_attribute(hid_t object, const char *path, const char *name, H5T_class_t class, hid_t *attribute,
-                                   hid_t *type)
+static moire_status open_attribute(hid_t object, const char *path, const char *name, H5T_class_t class,
+                                   hid_t *attribute, hid_t *type)
 {
     char doing[128];
     snprintf(doing, sizeof doing, "read the attribute %s of", name);
     hid_t opened = H5Aopen(object, name, H5P_DEFAULT);
     if (opened < 0) return moire_hdf5_fail(path, doing);
     hid_t space = H5Aget_space(opened), file_type = H5Aget_type(opened);
-    bool good = space >= 0 && file_type >= 0 && H5Sget_simple_extent_npoints(space) == 1 && H5Tget_class(file_type) == class
-             && H5Tis_variable_str(file_type) <= 0;
+    bool good = space >= 0 && file_type >= 0 && H5Sget_simple_extent_npoints(space) == 1 &&
+                H5Tget_class(file_type) == class && H5Tis_variable_str(file_type) <= 0;
     if (space >= 0) H5Sclose(space);
     if (good) {
         *attribute = opened;
@@ -135,15 +146,17 @@ static moire_status open_attribute(hid_t object, const char *path, const char *n
     }
     if (file_type >= 0) H5Tclose(file_type);
     H5Aclose(opened);
-    return moire_fail(MOIRE_BAD_DATA, "the attribute %s of %s is of another kind; expected one %s; try another file", name, path,
-                      class == H5T_INTEGER ? "integer" : "text");
+    return moire_fail(MOIRE_BAD_DATA,
+                      "the attribute %s of %s is of another kind; expected one %s; try another file", name,
+                      path, class == H5T_INTEGER ? "integer" : "text");
 }
 
 moire_status moire_hdf5_get_number(hid_t object, const char *path, const char *name, hid_t type, void *value)
 {
     hid_t attribute, file_type;
     MOIRE_TRY(open_attribute(object, path, name, H5T_INTEGER, &attribute, &file_type));
-    moire_status status = H5Aread(attribute, type, value) < 0 ? moire_hdf5_fail(path, "read an attribute of") : MOIRE_OK;
+    moire_status status =
+        H5Aread(attribute, type, value) < 0 ? moire_hdf5_fail(path, "read an attribute of") : MOIRE_OK;
     H5Tclose(file_type);
     H5Aclose(attribute);
     return status;
@@ -155,7 +168,8 @@ moire_status moire_hdf5_get_text(hid_t object, const char *path, const char *nam
     char *read = NULL;
     MOIRE_TRY(open_attribute(object, path, name, H5T_STRING, &attribute, &type));
     moire_status status = moire_allocate(MOIRE_MEMORY_OTHER, (int64_t)H5Tget_size(type) + 1, 1, &read);
-    if (status == MOIRE_OK && H5Aread(attribute, type, read) < 0) status = moire_hdf5_fail(path, "read an attribute of");
+    if (status == MOIRE_OK && H5Aread(attribute, type, read) < 0)
+        status = moire_hdf5_fail(path, "read an attribute of");
     H5Tclose(type);
     H5Aclose(attribute);
     if (status == MOIRE_OK) *text = read;
@@ -167,10 +181,13 @@ moire_status moire_hdf5_check_version(hid_t file, const char *path, const char *
 {
     int64_t version;
     if (H5Aexists(file, "format_version") <= 0)
-        return moire_fail(MOIRE_BAD_DATA, "%s is not a %s; found HDF5 without the attribute format_version; try another file", path,
-                          what);
+        return moire_fail(MOIRE_BAD_DATA,
+                          "%s is not a %s; found HDF5 without the attribute format_version; try another file",
+                          path, what);
     MOIRE_TRY(moire_hdf5_get_number(file, path, "format_version", H5T_NATIVE_INT64, &version));
     if (version == expected) return MOIRE_OK;
-    return moire_fail(MOIRE_BAD_DATA, "%s is a %s of another format; found version %" PRId64 ", expected %" PRId64 "; try the moire "
-                      "that wrote it", path, what, version, expected);
+    return moire_fail(MOIRE_BAD_DATA,
+                      "%s is a %s of another format; found version %" PRId64 ", expected %" PRId64 "; try "
+                      "the moire that wrote it",
+                      path, what, version, expected);
 }

@@ -1,5 +1,5 @@
-/* Small steps of HDF5 with our error messages. HDF5 is not thread safe and prints by itself unless it is told not to:
- * call moire_hdf5_quiet first. Only rank 0 uses HDF5 where ranks work together. Not collective. */
+/* Small steps of HDF5 with our error messages. HDF5 is not thread safe and prints by itself unless it is told
+ * not to: call moire_hdf5_quiet first. Only rank 0 uses HDF5 where ranks work together. Not collective. */
 #ifndef IO_HDF5_H
 #define IO_HDF5_H
 
@@ -17,8 +17,10 @@ moire_status moire_hdf5_open(const char *path, bool writable, hid_t *file);
 /* A new file. Its metadata has checksums (format of HDF5 1.8) and no time stamps. */
 moire_status moire_hdf5_create(const char *path, hid_t *file);
 
-/* Attributes of one number in a native type (H5T_NATIVE_INT64, H5T_NATIVE_UINT64), or a text. `path` is for messages. */
-moire_status moire_hdf5_put_number(hid_t object, const char *path, const char *name, hid_t type, const void *value);
+/* Attributes of one number in a native type (H5T_NATIVE_INT64, H5T_NATIVE_UINT64), or a text. `path` is for
+ * messages. */
+moire_status moire_hdf5_put_number(hid_t object, const char *path, const char *name, hid_t type,
+                                   const void *value);
 moire_status moire_hdf5_get_number(hid_t object, const char *path, const char *name, hid_t type, void *value);
 moire_status moire_hdf5_put_text(hid_t object, const char *path, const char *name, const char *text);
 /* The caller releases *text. */

@@ -64,10 +64,15 @@ static moire_status check_root(const char *path, const json_t *root)
 {
     const json_t *version = json_object_get(root, "format_version");
     if (!json_is_integer(version) || !json_is_array(json_object_get(root, "segments")))
-        return moire_fail(MOIRE_BAD_DATA, "%s is not the manifest of a run; expected format_version and segments; try to move it away", path);
+        return moire_fail(MOIRE_BAD_DATA,
+                          "%s is not the manifest of a run; expected format_version and segments; try to "
+                          "move it away",
+                          path);
     if (json_integer_value(version) == MOIRE_MANIFEST_VERSION) return MOIRE_OK;
-    return moire_fail(MOIRE_BAD_DATA, "%s has another format; found version %lld, expected %d; try the moire that wrote it, or move it "
-                      "away", path, (long long)json_integer_value(version), MOIRE_MANIFEST_VERSION);
+    return moire_fail(MOIRE_BAD_DATA,
+                      "%s has another format; found version %lld, expected %d; try the moire that wrote "
+                      "it, or move it away",
+                      path, (long long)json_integer_value(version), MOIRE_MANIFEST_VERSION);
 }
 
 static moire_status load(const char *path, json_t **root)
@@ -79,7 +84,8 @@ static moire_status load(const char *path, json_t **root)
     json_t *read = json_loadb(data, (size_t)bytes, 0, &error);
     moire_release(data);
     if (!read)
-        return moire_fail(MOIRE_BAD_DATA, "%s is not JSON; found at line %d: %s; try to move it away", path, error.line, error.text);
+        return moire_fail(MOIRE_BAD_DATA, "%s is not JSON; found at line %d: %s; try to move it away", path,
+                          error.line, error.text);
     moire_status status = check_root(path, read);
     if (status == MOIRE_OK) *root = read;
     else json_decref(read);
@@ -120,7 +126,8 @@ static json_t *versions_json(void)
         json_decref(list);
         return NULL;
     }
-    for (char *rest = NULL, *line = strtok_r(text.data, "\n", &rest); line && list; line = strtok_r(NULL, "\n", &rest))
+    for (char *rest = NULL, *line = strtok_r(text.data, "\n", &rest); line && list;
+         line = strtok_r(NULL, "\n", &rest))
         if (json_array_append_new(list, json_text(line)) != 0) {
             json_decref(list);
             list = NULL;
@@ -151,7 +158,8 @@ static moire_status binding_text(struct moire_text *text)
 {
     int cpus = 1024;
     cpu_set_t *allowed = CPU_ALLOC(cpus);
-    while (allowed && sched_getaffinity(0, CPU_ALLOC_SIZE(cpus), allowed) < 0) { /* EINVAL: the machine has more */
+    while (allowed &&
+           sched_getaffinity(0, CPU_ALLOC_SIZE(cpus), allowed) < 0) { /* EINVAL: the machine has more */
         CPU_FREE(allowed);
         allowed = errno == EINVAL && cpus < 1 << 20 ? CPU_ALLOC(cpus *= 2) : NULL;
     }
@@ -176,7 +184,8 @@ static json_t *binding_json(void)
 
 static json_t *mesh_json(const struct moire_mesh *mesh)
 {
-    return json_pack("{s:i, s:i, s:i}", "groups", mesh->groups, "expert_ranks", mesh->expert.size, "nodes", mesh->nodes);
+    return json_pack("{s:i, s:i, s:i}", "groups", mesh->groups, "expert_ranks", mesh->expert.size, "nodes",
+                     mesh->nodes);
 }
 
 /* {"train.steps": {"value": "400", "origin": "file"}, ...} */
@@ -220,19 +229,23 @@ static json_t *host_json(void)
 }
 
 /* Everything that is known at the start; NULL without memory. */
-static json_t *segment_json(const struct moire_config *config, const struct moire_mesh *mesh, int64_t first_step,
-                            const char *const (*facts)[2], int fact_count)
+static json_t *segment_json(const struct moire_config *config, const struct moire_mesh *mesh,
+                            int64_t first_step, const char *const (*facts)[2], int fact_count)
 {
     json_t *segment = json_object();
     if (!segment) return NULL;
-    bool good = set(segment, "start", wall_time()) && set(segment, "end", json_null()) && set(segment, "seconds", json_null())
-        && set(segment, "first_step", json_integer(first_step)) && set(segment, "last_step", json_null())
-        && set(segment, "outcome", json_string("running")) && set(segment, "moire", json_string(PACKAGE_VERSION))
-        && set(segment, "build", build_json()) && set(segment, "versions", versions_json()) && set(segment, "host", host_json())
-        && set(segment, "ranks", json_integer(mesh->world.size)) && set(segment, "nodes", json_integer(mesh->nodes))
-        && set(segment, "threads", json_integer(omp_get_max_threads())) && set(segment, "binding", binding_json())
-        && set(segment, "mesh", mesh_json(mesh)) && set(segment, "seed", json_integer(config->run_seed))
-        && set(segment, "facts", facts_json(facts, fact_count)) && set(segment, "config", config_json(config));
+    bool good =
+        set(segment, "start", wall_time()) && set(segment, "end", json_null()) &&
+        set(segment, "seconds", json_null()) && set(segment, "first_step", json_integer(first_step)) &&
+        set(segment, "last_step", json_null()) && set(segment, "outcome", json_string("running")) &&
+        set(segment, "moire", json_string(PACKAGE_VERSION)) && set(segment, "build", build_json()) &&
+        set(segment, "versions", versions_json()) && set(segment, "host", host_json()) &&
+        set(segment, "ranks", json_integer(mesh->world.size)) &&
+        set(segment, "nodes", json_integer(mesh->nodes)) &&
+        set(segment, "threads", json_integer(omp_get_max_threads())) &&
+        set(segment, "binding", binding_json()) && set(segment, "mesh", mesh_json(mesh)) &&
+        set(segment, "seed", json_integer(config->run_seed)) &&
+        set(segment, "facts", facts_json(facts, fact_count)) && set(segment, "config", config_json(config));
     if (good) return segment;
     json_decref(segment);
     return NULL;
@@ -241,13 +254,16 @@ static json_t *segment_json(const struct moire_config *config, const struct moir
 static moire_status add_segment(struct moire_manifest *manifest, json_t *segment)
 {
     json_t *segments = json_object_get(manifest->root, "segments");
-    if (json_array_append_new(segments, segment) != 0) return fail_memory(manifest->path); /* frees it, takes NULL */
+    if (json_array_append_new(segments, segment) != 0)
+        return fail_memory(manifest->path); /* frees it, takes NULL */
     manifest->segment = segment;
     return MOIRE_OK;
 }
 
-moire_status moire_manifest_start(const char *directory, const struct moire_config *config, const struct moire_mesh *mesh,
-                                  int64_t first_step, const char *const (*facts)[2], int fact_count, struct moire_manifest **manifest)
+moire_status moire_manifest_start(const char *directory, const struct moire_config *config,
+                                  const struct moire_mesh *mesh, int64_t first_step,
+                                  const char *const (*facts)[2], int fact_count,
+                                  struct moire_manifest **manifest)
 {
     struct moire_manifest *made;
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, 1, sizeof *made, &made));
@@ -255,7 +271,8 @@ moire_status moire_manifest_start(const char *directory, const struct moire_conf
     moire_status status = moire_directory_make(directory);
     if (status == MOIRE_OK) status = path_of(directory, &made->path);
     if (status == MOIRE_OK) status = load_or_make(made->path, &made->root);
-    if (status == MOIRE_OK) status = add_segment(made, segment_json(config, mesh, first_step, facts, fact_count));
+    if (status == MOIRE_OK)
+        status = add_segment(made, segment_json(config, mesh, first_step, facts, fact_count));
     if (status == MOIRE_OK) status = save(made);
     if (status == MOIRE_OK) *manifest = made;
     else free_manifest(made);
@@ -266,8 +283,10 @@ moire_status moire_manifest_end(struct moire_manifest *manifest, int64_t last_st
 {
     if (!manifest) return MOIRE_OK;
     json_t *segment = manifest->segment;
-    bool good = set(segment, "end", wall_time()) && set(segment, "seconds", json_real(moire_seconds() - manifest->start_seconds))
-             && set(segment, "last_step", json_integer(last_step)) && set(segment, "outcome", json_text(outcome));
+    bool good = set(segment, "end", wall_time()) &&
+                set(segment, "seconds", json_real(moire_seconds() - manifest->start_seconds)) &&
+                set(segment, "last_step", json_integer(last_step)) &&
+                set(segment, "outcome", json_text(outcome));
     moire_status status = good ? save(manifest) : fail_memory(manifest->path);
     free_manifest(manifest);
     return status;
@@ -287,12 +306,15 @@ static void print_integer(const json_t *object, const char *key, const char *tit
 
 static void print_segment(size_t number, const json_t *segment)
 {
-    const json_t *last = json_object_get(segment, "last_step"), *facts = json_object_get(segment, "facts"), *fact;
+    const json_t *last = json_object_get(segment, "last_step"), *facts = json_object_get(segment, "facts"),
+                 *fact;
     const json_t *versions = json_object_get(segment, "versions");
     const char *name;
     printf("segment %zu: %s\n", number, text_of(segment, "outcome", "unknown"));
-    printf("  %-12s %s to %s\n", "time", text_of(segment, "start", "unknown"), text_of(segment, "end", "unknown"));
-    printf("  %-12s %lld to ", "steps", (long long)json_integer_value(json_object_get(segment, "first_step")));
+    printf("  %-12s %s to %s\n", "time", text_of(segment, "start", "unknown"),
+           text_of(segment, "end", "unknown"));
+    printf("  %-12s %lld to ", "steps",
+           (long long)json_integer_value(json_object_get(segment, "first_step")));
     if (json_is_integer(last)) printf("%lld\n", (long long)json_integer_value(last));
     else printf("unknown\n");
     print_integer(segment, "ranks", "ranks");
@@ -301,7 +323,8 @@ static void print_segment(size_t number, const json_t *segment)
     print_integer(segment, "seed", "seed");
     printf("  %-12s %s\n", "host", text_of(segment, "host", "unknown"));
     printf("  %-12s %s\n", "binding", text_of(segment, "binding", "unknown"));
-    json_object_foreach((json_t *)facts, name, fact) printf("  %-12s %s\n", name, json_is_string(fact) ? json_string_value(fact) : "");
+    json_object_foreach((json_t *)facts, name, fact)
+        printf("  %-12s %s\n", name, json_is_string(fact) ? json_string_value(fact) : "");
     for (size_t i = 0; i < json_array_size(versions); i++) {
         const char *line = json_string_value(json_array_get(versions, i));
         printf("  %-12s %s\n", i ? "" : "versions", line ? line : "");

@@ -23,8 +23,8 @@ void moire_routing_free(struct moire_routing_file *file)
 static bool read_extent(hid_t dataset, hsize_t extent[AXES])
 {
     hid_t space = H5Dget_space(dataset), type = H5Dget_type(dataset);
-    bool good = space >= 0 && type >= 0 && H5Sget_simple_extent_ndims(space) == AXES && H5Tget_class(type) == H5T_INTEGER
-             && H5Sget_simple_extent_dims(space, extent, NULL) >= 0;
+    bool good = space >= 0 && type >= 0 && H5Sget_simple_extent_ndims(space) == AXES &&
+                H5Tget_class(type) == H5T_INTEGER && H5Sget_simple_extent_dims(space, extent, NULL) >= 0;
     if (type >= 0) H5Tclose(type);
     if (space >= 0) H5Sclose(space);
     return good;
@@ -40,13 +40,18 @@ struct recording {
 
 static moire_status open_dataset(struct recording *recording)
 {
-    MOIRE_TRY(moire_hdf5_check_version(recording->file, recording->path, "record of routing", MOIRE_ROUTING_VERSION));
-    MOIRE_TRY(moire_hdf5_get_number(recording->file, recording->path, "experts", H5T_NATIVE_INT64, &recording->experts));
-    MOIRE_TRY(moire_hdf5_get_number(recording->file, recording->path, "first_step", H5T_NATIVE_INT64, &recording->first_step));
+    MOIRE_TRY(moire_hdf5_check_version(recording->file, recording->path, "record of routing",
+                                       MOIRE_ROUTING_VERSION));
+    MOIRE_TRY(moire_hdf5_get_number(recording->file, recording->path, "experts", H5T_NATIVE_INT64,
+                                    &recording->experts));
+    MOIRE_TRY(moire_hdf5_get_number(recording->file, recording->path, "first_step", H5T_NATIVE_INT64,
+                                    &recording->first_step));
     recording->dataset = H5Dopen2(recording->file, dataset_name, H5P_DEFAULT);
     if (recording->dataset < 0) return moire_hdf5_fail(recording->path, "read the expert ids of");
     if (read_extent(recording->dataset, recording->extent)) return MOIRE_OK;
-    return moire_fail(MOIRE_BAD_DATA, "the expert ids of %s have other axes; expected int32 [step, layer, token, slot]; try another file",
+    return moire_fail(MOIRE_BAD_DATA,
+                      "the expert ids of %s have other axes; expected int32 [step, layer, token, slot]; "
+                      "try another file",
                       recording->path);
 }
 
@@ -54,7 +59,8 @@ static moire_status close_recording(struct recording *recording, moire_status st
 {
     if (recording->dataset >= 0 && H5Dclose(recording->dataset) < 0 && status == MOIRE_OK)
         status = moire_hdf5_fail(recording->path, "write");
-    if (H5Fclose(recording->file) < 0 && status == MOIRE_OK) status = moire_hdf5_fail(recording->path, "write");
+    if (H5Fclose(recording->file) < 0 && status == MOIRE_OK)
+        status = moire_hdf5_fail(recording->path, "write");
     return status;
 }
 
@@ -82,13 +88,20 @@ moire_status moire_routing_read(const char *path, struct moire_routing_file *fil
         status = moire_hdf5_fail(path, "read the expert ids of");
     for (int64_t i = 0; i < count && status == MOIRE_OK; i++)
         if (ids[i] < -1 || ids[i] >= recording.experts)
-            status = moire_fail(MOIRE_BAD_DATA, "%s holds a wrong expert id; found %" PRId32 ", expected -1 to %" PRId64 "; try another file",
+            status = moire_fail(MOIRE_BAD_DATA,
+                                "%s holds a wrong expert id; found %" PRId32 ", expected -1 to %" PRId64
+                                "; try another file",
                                 path, ids[i], recording.experts - 1);
     status = close_recording(&recording, status);
     if (status == MOIRE_OK)
         *file = (struct moire_routing_file){
-            .steps = (int64_t)extent[STEP], .layers = (int64_t)extent[LAYER], .tokens = (int64_t)extent[TOKEN],
-            .top_k = (int64_t)extent[SLOT], .experts = recording.experts, .first_step = recording.first_step, .ids = ids,
+            .steps = (int64_t)extent[STEP],
+            .layers = (int64_t)extent[LAYER],
+            .tokens = (int64_t)extent[TOKEN],
+            .top_k = (int64_t)extent[SLOT],
+            .experts = recording.experts,
+            .first_step = recording.first_step,
+            .ids = ids,
         };
     else moire_release(ids);
     return status;
@@ -114,20 +127,26 @@ static moire_status count_row(const int64_t *tokens, int ranks, struct row *row)
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_DATA, ranks, sizeof *row->counts, &row->counts));
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_DATA, ranks, sizeof *row->places, &row->places));
     for (int r = 0; r < ranks; r++) {
-        MOIRE_TRY(moire_narrow(tokens[r] * row->top_k, "the recorded expert ids of a layer", &row->counts[r]));
-        MOIRE_TRY(moire_narrow(row->tokens * row->top_k, "the recorded expert ids of a layer", &row->places[r]));
+        MOIRE_TRY(
+            moire_narrow(tokens[r] * row->top_k, "the recorded expert ids of a layer", &row->counts[r]));
+        MOIRE_TRY(
+            moire_narrow(row->tokens * row->top_k, "the recorded expert ids of a layer", &row->places[r]));
         row->tokens += tokens[r];
     }
-    return moire_allocate(MOIRE_MEMORY_DATA, row->layers * row->tokens * row->top_k, sizeof *row->ids, &row->ids);
+    return moire_allocate(MOIRE_MEMORY_DATA, row->layers * row->tokens * row->top_k, sizeof *row->ids,
+                          &row->ids);
 }
 
-static moire_status gather(const struct moire_communicator *communicator, int64_t local_tokens, const int32_t *ids, struct row *row)
+static moire_status gather(const struct moire_communicator *communicator, int64_t local_tokens,
+                           const int32_t *ids, struct row *row)
 {
     int64_t *tokens = NULL;
     int local = 0;
     bool root = communicator->rank == 0;
-    moire_status status = root ? moire_allocate(MOIRE_MEMORY_DATA, communicator->size, sizeof *tokens, &tokens) : MOIRE_OK;
-    if (status == MOIRE_OK) status = moire_narrow(local_tokens * row->top_k, "the recorded expert ids of a layer", &local);
+    moire_status status =
+        root ? moire_allocate(MOIRE_MEMORY_DATA, communicator->size, sizeof *tokens, &tokens) : MOIRE_OK;
+    if (status == MOIRE_OK)
+        status = moire_narrow(local_tokens * row->top_k, "the recorded expert ids of a layer", &local);
     status = moire_agree(communicator, status);
     if (status != MOIRE_OK) goto release_tokens;
     int result = MPI_Gather(&local_tokens, 1, MPI_INT64_T, tokens, 1, MPI_INT64_T, 0, communicator->mpi);
@@ -136,7 +155,8 @@ static moire_status gather(const struct moire_communicator *communicator, int64_
     status = moire_agree(communicator, status);
     for (int64_t layer = 0; layer < row->layers && status == MOIRE_OK; layer++) {
         int32_t *to = root ? row->ids + layer * row->tokens * row->top_k : NULL;
-        result = MPI_Gatherv(ids + layer * local, local, MPI_INT32_T, to, row->counts, row->places, MPI_INT32_T, 0, communicator->mpi);
+        result = MPI_Gatherv(ids + layer * local, local, MPI_INT32_T, to, row->counts, row->places,
+                             MPI_INT32_T, 0, communicator->mpi);
         status = moire_mpi_check(result, communicator, "MPI_Gatherv");
     }
 release_tokens:
@@ -144,8 +164,8 @@ release_tokens:
     return status;
 }
 
-/* HDF5 must not meet a full disk (see checkpoint_layout.c): room for what it may write is taken before. It cuts the file to its
- * size when it closes it. */
+/* HDF5 must not meet a full disk (see checkpoint_layout.c): room for what it may write is taken before. It
+ * cuts the file to its size when it closes it. */
 static moire_status reserve_room(const char *path, const struct row *row)
 {
     int descriptor = -1;
@@ -164,7 +184,8 @@ static hid_t make_dataset(hid_t file, const struct row *row)
     hsize_t extent[AXES] = { 0, (hsize_t)row->layers, (hsize_t)row->tokens, (hsize_t)row->top_k };
     hsize_t most[AXES] = { H5S_UNLIMITED, extent[LAYER], extent[TOKEN], extent[SLOT] };
     hsize_t chunk[AXES] = { 1, 1, extent[TOKEN] < CHUNK_TOKENS ? extent[TOKEN] : CHUNK_TOKENS, extent[SLOT] };
-    hid_t space = H5Screate_simple(AXES, extent, most), creation = H5Pcreate(H5P_DATASET_CREATE), dataset = H5I_INVALID_HID;
+    hid_t space = H5Screate_simple(AXES, extent, most), creation = H5Pcreate(H5P_DATASET_CREATE),
+          dataset = H5I_INVALID_HID;
     if (space >= 0 && creation >= 0 && H5Pset_chunk(creation, AXES, chunk) >= 0
         && H5Pset_fill_value(creation, H5T_NATIVE_INT32, &none) >= 0)
         dataset = H5Dcreate2(file, dataset_name, H5T_STD_I32LE, space, H5P_DEFAULT, creation, H5P_DEFAULT);
@@ -176,13 +197,20 @@ static hid_t make_dataset(hid_t file, const struct row *row)
 static moire_status create_recording(const char *path, const struct row *row, struct recording *recording)
 {
     int64_t version = MOIRE_ROUTING_VERSION;
-    struct recording made = { .path = path, .dataset = H5I_INVALID_HID, .experts = row->experts, .first_step = row->step,
-                              .extent = { 0, (hsize_t)row->layers, (hsize_t)row->tokens, (hsize_t)row->top_k } };
+    struct recording made = { .path = path,
+                              .dataset = H5I_INVALID_HID,
+                              .experts = row->experts,
+                              .first_step = row->step,
+                              .extent = { 0, (hsize_t)row->layers, (hsize_t)row->tokens,
+                                          (hsize_t)row->top_k } };
     moire_hdf5_quiet();
     MOIRE_TRY(moire_hdf5_create(path, &made.file));
-    moire_status status = moire_hdf5_put_number(made.file, path, "format_version", H5T_NATIVE_INT64, &version);
-    if (status == MOIRE_OK) status = moire_hdf5_put_number(made.file, path, "experts", H5T_NATIVE_INT64, &made.experts);
-    if (status == MOIRE_OK) status = moire_hdf5_put_number(made.file, path, "first_step", H5T_NATIVE_INT64, &made.first_step);
+    moire_status status =
+        moire_hdf5_put_number(made.file, path, "format_version", H5T_NATIVE_INT64, &version);
+    if (status == MOIRE_OK)
+        status = moire_hdf5_put_number(made.file, path, "experts", H5T_NATIVE_INT64, &made.experts);
+    if (status == MOIRE_OK)
+        status = moire_hdf5_put_number(made.file, path, "first_step", H5T_NATIVE_INT64, &made.first_step);
     if (status == MOIRE_OK) made.dataset = make_dataset(made.file, row);
     if (status == MOIRE_OK && made.dataset < 0) status = moire_hdf5_fail(path, "make the expert ids of");
     if (status == MOIRE_OK) *recording = made;
@@ -193,13 +221,15 @@ static moire_status create_recording(const char *path, const struct row *row, st
 static moire_status check_row(const struct recording *recording, const struct row *row)
 {
     const hsize_t *extent = recording->extent;
-    if ((int64_t)extent[LAYER] == row->layers && (int64_t)extent[TOKEN] == row->tokens && (int64_t)extent[SLOT] == row->top_k
-        && recording->experts == row->experts)
+    if ((int64_t)extent[LAYER] == row->layers && (int64_t)extent[TOKEN] == row->tokens &&
+        (int64_t)extent[SLOT] == row->top_k && recording->experts == row->experts)
         return MOIRE_OK;
-    return moire_fail(MOIRE_BAD_DATA, "%s was recorded with other sizes; found %" PRId64 " layers, %" PRId64 " tokens, top-%" PRId64
-                      ", %" PRId64 " experts, expected %" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "; try another run.dir",
-                      recording->path, (int64_t)extent[LAYER], (int64_t)extent[TOKEN], (int64_t)extent[SLOT], recording->experts,
-                      row->layers, row->tokens, row->top_k, row->experts);
+    return moire_fail(MOIRE_BAD_DATA,
+                      "%s was recorded with other sizes; found %" PRId64 " layers, %" PRId64 " tokens, "
+                      "top-%" PRId64 ", %" PRId64 " experts, expected %" PRId64 ", %" PRId64 ", %" PRId64
+                      ", %" PRId64 "; try another run.dir",
+                      recording->path, (int64_t)extent[LAYER], (int64_t)extent[TOKEN], (int64_t)extent[SLOT],
+                      recording->experts, row->layers, row->tokens, row->top_k, row->experts);
 }
 
 /* Makes the row the last one and writes it. */
@@ -208,13 +238,15 @@ static moire_status write_row(struct recording *recording, const struct row *row
     hsize_t at = (hsize_t)(row->step - recording->first_step);
     hsize_t start[AXES] = { at, 0, 0, 0 };
     hsize_t extent[AXES] = { at, (hsize_t)row->layers, (hsize_t)row->tokens, (hsize_t)row->top_k };
-    if (H5Dset_extent(recording->dataset, extent) < 0) return moire_hdf5_fail(recording->path, "cut"); /* forgets what follows */
+    if (H5Dset_extent(recording->dataset, extent) < 0)
+        return moire_hdf5_fail(recording->path, "cut"); /* forgets what follows */
     extent[STEP] = at + 1;
     if (H5Dset_extent(recording->dataset, extent) < 0) return moire_hdf5_fail(recording->path, "extend");
     extent[STEP] = 1;
     hid_t memory = H5Screate_simple(AXES, extent, NULL), space = H5Dget_space(recording->dataset);
-    bool good = memory >= 0 && space >= 0 && H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, extent, NULL) >= 0
-             && H5Dwrite(recording->dataset, H5T_NATIVE_INT32, memory, space, H5P_DEFAULT, row->ids) >= 0;
+    bool good = memory >= 0 && space >= 0 &&
+                H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, extent, NULL) >= 0 &&
+                H5Dwrite(recording->dataset, H5T_NATIVE_INT32, memory, space, H5P_DEFAULT, row->ids) >= 0;
     moire_status status = good ? MOIRE_OK : moire_hdf5_fail(recording->path, "write expert ids to");
     if (space >= 0) H5Sclose(space);
     if (memory >= 0) H5Sclose(memory);
@@ -238,8 +270,9 @@ static moire_status record(const char *path, const struct row *row)
     return close_recording(&recording, status);
 }
 
-moire_status moire_routing_append(const struct moire_communicator *communicator, const char *path, int64_t step, int64_t layers,
-                                  int64_t local_tokens, int64_t top_k, int64_t experts, const int32_t *ids)
+moire_status moire_routing_append(const struct moire_communicator *communicator, const char *path,
+                                  int64_t step, int64_t layers, int64_t local_tokens, int64_t top_k,
+                                  int64_t experts, const int32_t *ids)
 {
     struct row row = { .step = step, .layers = layers, .top_k = top_k, .experts = experts };
     moire_status status = gather(communicator, local_tokens, ids, &row);

@@ -11,7 +11,8 @@ static moire_status add_mpi(struct moire_text *text)
 {
     char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
     int length;
-    if (MPI_Get_library_version(version, &length) != MPI_SUCCESS) return moire_text_add(text, "MPI of unknown version\n");
+    if (MPI_Get_library_version(version, &length) != MPI_SUCCESS)
+        return moire_text_add(text, "MPI of unknown version\n");
     version[strcspn(version, ",\r\n")] = 0;
     return moire_text_add(text, "%s\n", version);
 }
