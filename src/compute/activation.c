@@ -2,7 +2,8 @@
 
 #include "compute/sums.h"
 
-/* gelu(u) = u s, s = 1 / (1 + exp(-2 z)), z = sqrt(2/pi) (u + 0.044715 u^3): the same as with tanh, exact at both ends. */
+/* gelu(u) = u s, s = 1 / (1 + exp(-2 z)), z = sqrt(2/pi) (u + 0.044715 u^3): the same as with tanh, exact
+ * at both ends. */
 #define TWICE_ROOT 1.5957691216057308 /* 2 sqrt(2/pi) */
 static const real gelu_slope = (real)TWICE_ROOT, gelu_cubic = (real)(TWICE_ROOT * 0.044715);
 
@@ -19,12 +20,14 @@ void moire_gelu_forward(int64_t rows, int64_t hidden_size, const real *up, const
 {
 #pragma omp parallel for schedule(static) if (rows * hidden_size > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)
-        gelu_forward_row(hidden_size, up + r * hidden_size, weights ? weights[r] : 1, hidden + r * hidden_size);
+        gelu_forward_row(hidden_size, up + r * hidden_size, weights ? weights[r] : 1,
+                         hidden + r * hidden_size);
 }
 
-/* gelu'(u) = s + u s (1 - s) (2 z)'. `along` takes hidden_gradient gelu(u). up_gradient may be hidden_gradient. */
-MOIRE_CLONES static void gelu_backward_row(int64_t count, const real *up, real weight, const real *hidden_gradient,
-                                           real *up_gradient, real *along)
+/* gelu'(u) = s + u s (1 - s) (2 z)'. `along` takes hidden_gradient gelu(u). up_gradient may be
+ * hidden_gradient. */
+MOIRE_CLONES static void gelu_backward_row(int64_t count, const real *up, real weight,
+                                           const real *hidden_gradient, real *up_gradient, real *along)
 {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
@@ -36,8 +39,8 @@ MOIRE_CLONES static void gelu_backward_row(int64_t count, const real *up, real w
     }
 }
 
-void moire_gelu_backward(int64_t rows, int64_t hidden_size, const real *up, const real *weights, const real *hidden_gradient,
-                         real *up_gradient, real *weight_gradients)
+void moire_gelu_backward(int64_t rows, int64_t hidden_size, const real *up, const real *weights,
+                         const real *hidden_gradient, real *up_gradient, real *weight_gradients)
 {
 #pragma omp parallel for schedule(static) if (rows * hidden_size > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++) {
@@ -45,30 +48,34 @@ void moire_gelu_backward(int64_t rows, int64_t hidden_size, const real *up, cons
         for (int64_t i = 0; i < hidden_size; i += MOIRE_PIECE) {
             int64_t count = moire_least(MOIRE_PIECE, hidden_size - i), at = r * hidden_size + i;
             real along[MOIRE_PIECE];
-            gelu_backward_row(count, up + at, weights ? weights[r] : 1, hidden_gradient + at, up_gradient + at, along);
+            gelu_backward_row(count, up + at, weights ? weights[r] : 1, hidden_gradient + at,
+                              up_gradient + at, along);
             if (weight_gradients) sum += moire_sum_piece(count, along);
         }
         if (weight_gradients) weight_gradients[r] = (real)sum;
     }
 }
 
-MOIRE_CLONES static void swiglu_forward_row(int64_t count, const real *gate, const real *up, real weight, real *hidden)
+MOIRE_CLONES static void swiglu_forward_row(int64_t count, const real *gate, const real *up, real weight,
+                                            real *hidden)
 {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) hidden[i] = weight * (gate[i] * moire_sigmoid(gate[i]) * up[i]);
 }
 
-void moire_swiglu_forward(int64_t rows, int64_t hidden_size, const real *gate, const real *up, const real *weights, real *hidden)
+void moire_swiglu_forward(int64_t rows, int64_t hidden_size, const real *gate, const real *up,
+                          const real *weights, real *hidden)
 {
 #pragma omp parallel for schedule(static) if (rows * hidden_size > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)
-        swiglu_forward_row(hidden_size, gate + r * hidden_size, up + r * hidden_size, weights ? weights[r] : 1,
-                           hidden + r * hidden_size);
+        swiglu_forward_row(hidden_size, gate + r * hidden_size, up + r * hidden_size,
+                           weights ? weights[r] : 1, hidden + r * hidden_size);
 }
 
 /* silu'(g) = s + g s (1 - s). `along` takes hidden_gradient silu(g) u. up_gradient may be hidden_gradient. */
 MOIRE_CLONES static void swiglu_backward_row(int64_t count, const real *gate, const real *up, real weight,
-                                             const real *hidden_gradient, real *gate_gradient, real *up_gradient, real *along)
+                                             const real *hidden_gradient, real *gate_gradient,
+                                             real *up_gradient, real *along)
 {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
@@ -80,8 +87,9 @@ MOIRE_CLONES static void swiglu_backward_row(int64_t count, const real *gate, co
     }
 }
 
-void moire_swiglu_backward(int64_t rows, int64_t hidden_size, const real *gate, const real *up, const real *weights,
-                           const real *hidden_gradient, real *gate_gradient, real *up_gradient, real *weight_gradients)
+void moire_swiglu_backward(int64_t rows, int64_t hidden_size, const real *gate, const real *up,
+                           const real *weights, const real *hidden_gradient, real *gate_gradient,
+                           real *up_gradient, real *weight_gradients)
 {
 #pragma omp parallel for schedule(static) if (rows * hidden_size > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++) {

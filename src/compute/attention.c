@@ -5,7 +5,8 @@
 #include "compute/sums.h"
 #include "moire/compute/linear.h"
 
-/* Query rows of a block. A block reads the keys up to its last row only: that skips the upper triangle of the scores. */
+/* Query rows of a block. A block reads the keys up to its last row only: that skips the upper triangle of
+ * the scores. */
 #define BLOCK 64
 /* Pairs of dimensions that share a table of angles. */
 #define PAIRS 64
@@ -16,8 +17,8 @@ static int64_t width_of(const struct moire_attention_shape *shape)
 }
 
 /* heads [count, A] of one row; pairs [first, first + pairs) */
-MOIRE_CLONES static void turn_heads(int64_t count, int64_t head_dim, int64_t first, int64_t pairs, const real *cosines,
-                                    const real *sines, real *heads)
+MOIRE_CLONES static void turn_heads(int64_t count, int64_t head_dim, int64_t first, int64_t pairs,
+                                    const real *cosines, const real *sines, real *heads)
 {
     for (int64_t h = 0; h < count; h++) {
         real *low = heads + h * head_dim + first, *high = low + head_dim / 2;
@@ -31,15 +32,16 @@ MOIRE_CLONES static void turn_heads(int64_t count, int64_t head_dim, int64_t fir
 }
 
 /* The rows of one position in all sequences share one table of angles. */
-static void turn_position(const struct moire_attention_shape *shape, double theta, int64_t row, int64_t position,
-                          bool inverse, real *qkv)
+static void turn_position(const struct moire_attention_shape *shape, double theta, int64_t row,
+                          int64_t position, bool inverse, real *qkv)
 {
     int64_t width = width_of(shape), half = shape->head_dim / 2;
     for (int64_t first = 0; first < half; first += PAIRS) {
         real cosines[PAIRS], sines[PAIRS];
         int64_t pairs = moire_least(PAIRS, half - first);
         for (int64_t i = 0; i < pairs; i++) {
-            double angle = (double)position * pow(theta, -2.0 * (double)(first + i) / (double)shape->head_dim);
+            double angle =
+                (double)position * pow(theta, -2.0 * (double)(first + i) / (double)shape->head_dim);
             cosines[i] = (real)cos(angle);
             sines[i] = (real)(inverse ? -sin(angle) : sin(angle));
         }
@@ -49,10 +51,13 @@ static void turn_position(const struct moire_attention_shape *shape, double thet
     }
 }
 
-void moire_rotary(const struct moire_attention_shape *shape, double theta, int64_t first_position, bool inverse, real *qkv)
+void moire_rotary(const struct moire_attention_shape *shape, double theta, int64_t first_position,
+                  bool inverse, real *qkv)
 {
-#pragma omp parallel for schedule(static) if (shape->sequences * shape->sequence * width_of(shape) > MOIRE_PARALLEL_ELEMENTS)
-    for (int64_t p = 0; p < shape->sequence; p++) turn_position(shape, theta, p, first_position + p, inverse, qkv);
+#pragma omp parallel for schedule(static) if (shape->sequences * shape->sequence * width_of(shape) > \
+                                              MOIRE_PARALLEL_ELEMENTS)
+    for (int64_t p = 0; p < shape->sequence; p++)
+        turn_position(shape, theta, p, first_position + p, inverse, qkv);
 }
 
 /* Elements of one block of scores, [BLOCK, S], whole cache lines. */
@@ -66,8 +71,8 @@ int64_t moire_attention_scratch(const struct moire_attention_shape *shape)
     return 2 * omp_get_max_threads() * block_elements(shape);
 }
 
-/* Turns a row of scores into exponentials below its maximum, zeros after `count`, and returns the logarithm of the sum
- * of exponentials of the scores. */
+/* Turns a row of scores into exponentials below its maximum, zeros after `count`, and returns the
+ * logarithm of the sum of exponentials of the scores. */
 MOIRE_CLONES static real softmax_row(int64_t count, int64_t columns, real *scores, real *inverse_sum)
 {
     real most = -INFINITY;
@@ -81,22 +86,25 @@ MOIRE_CLONES static real softmax_row(int64_t count, int64_t columns, real *score
     return (real)((double)most + log(sum));
 }
 
-/* Query rows [first, first + rows) of one head of one sequence; q, k, v, out and saved point at the sequence's row 0. */
-static void forward_block(const struct moire_attention_shape *shape, int64_t first, const real *q, const real *k,
-                          const real *v, real *out, real *saved, real *scores)
+/* Query rows [first, first + rows) of one head of one sequence; q, k, v, out and saved point at the
+ * sequence's row 0. */
+static void forward_block(const struct moire_attention_shape *shape, int64_t first, const real *q,
+                          const real *k, const real *v, real *out, real *saved, real *scores)
 {
     int64_t a = shape->head_dim, width = width_of(shape), out_width = shape->heads * a;
     int64_t rows = moire_least(BLOCK, shape->sequence - first), keys = first + rows;
     real scale = (real)(1 / sqrt((double)a)), inverse_sums[BLOCK];
     moire_gemm(false, true, rows, keys, a, scale, q + first * width, width, k, width, 0, scores, keys);
     for (int64_t r = 0; r < rows; r++)
-        saved[(first + r) * shape->heads] = softmax_row(first + r + 1, keys, scores + r * keys, &inverse_sums[r]);
+        saved[(first + r) * shape->heads] =
+            softmax_row(first + r + 1, keys, scores + r * keys, &inverse_sums[r]);
     moire_gemm(false, false, rows, a, keys, 1, scores, keys, v, width, 0, out + first * out_width, out_width);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < a; i++) out[(first + r) * out_width + i] *= inverse_sums[r];
 }
 
-void moire_attention_forward(const struct moire_attention_shape *shape, const real *qkv, real *out, real *saved, real *scratch)
+void moire_attention_forward(const struct moire_attention_shape *shape, const real *qkv, real *out,
+                             real *saved, real *scratch)
 {
     int64_t a = shape->head_dim, s = shape->sequence, heads = shape->heads, group = heads / shape->kv_heads;
     int64_t blocks = (s + BLOCK - 1) / BLOCK, width = width_of(shape);
@@ -105,9 +113,11 @@ void moire_attention_forward(const struct moire_attention_shape *shape, const re
     for (int64_t block = blocks - 1; block >= 0; block--)
         for (int64_t b = 0; b < shape->sequences; b++)
             for (int64_t h = 0; h < heads; h++) {
-                const real *row = qkv + b * s * width, *k = row + (heads + h / group) * a, *v = k + shape->kv_heads * a;
+                const real *row = qkv + b * s * width, *k = row + (heads + h / group) * a,
+                           *v = k + shape->kv_heads * a;
                 forward_block(shape, block * BLOCK, row + h * a, k, v, out + b * s * heads * a + h * a,
-                              saved + b * s * heads + h, scratch + 2 * omp_get_thread_num() * block_elements(shape));
+                              saved + b * s * heads + h,
+                              scratch + 2 * omp_get_thread_num() * block_elements(shape));
             }
 }
 
@@ -119,7 +129,8 @@ struct head {
 
 /* From a row of scores and of p_gradient = dO V^T: p = exp(score - saved) in place of the scores and
  * p (p_gradient - <dO, O>) / sqrt(A) in place of p_gradient; both zero after `count`. */
-MOIRE_CLONES static void backward_row(int64_t count, int64_t columns, real saved, real inner, real scale, real *scores, real *p_gradient)
+MOIRE_CLONES static void backward_row(int64_t count, int64_t columns, real saved, real inner, real scale,
+                                      real *scores, real *p_gradient)
 {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
@@ -130,27 +141,33 @@ MOIRE_CLONES static void backward_row(int64_t count, int64_t columns, real saved
     for (int64_t i = count; i < columns; i++) scores[i] = p_gradient[i] = 0;
 }
 
-/* Query rows [first, first + rows): overwrites their q_gradient; adds to (`fresh`: overwrites) the rows of k_gradient
- * and v_gradient up to the block's last row. */
-static void backward_block(const struct moire_attention_shape *shape, int64_t first, bool fresh, const struct head *head, real *scratch)
+/* Query rows [first, first + rows): overwrites their q_gradient; adds to (`fresh`: overwrites) the rows of
+ * k_gradient and v_gradient up to the block's last row. */
+static void backward_block(const struct moire_attention_shape *shape, int64_t first, bool fresh,
+                           const struct head *head, real *scratch)
 {
     int64_t a = shape->head_dim, width = width_of(shape), out_width = shape->heads * a;
     int64_t rows = moire_least(BLOCK, shape->sequence - first), keys = first + rows;
     real scale = (real)(1 / sqrt((double)a)), *p = scratch, *p_gradient = scratch + block_elements(shape);
-    const real *q = head->q + first * width, *out = head->out + first * out_width, *out_gradient = head->out_gradient + first * out_width;
+    const real *q = head->q + first * width, *out = head->out + first * out_width,
+               *out_gradient = head->out_gradient + first * out_width;
     moire_gemm(false, true, rows, keys, a, scale, q, width, head->k, width, 0, p, keys);
     moire_gemm(false, true, rows, keys, a, 1, out_gradient, out_width, head->v, width, 0, p_gradient, keys);
     for (int64_t r = 0; r < rows; r++)
         backward_row(first + r + 1, keys, head->saved[(first + r) * shape->heads],
-                     (real)moire_dot(a, out + r * out_width, 0, out_gradient + r * out_width, 0), scale, p + r * keys, p_gradient + r * keys);
-    moire_gemm(true, false, keys, a, rows, 1, p, keys, out_gradient, out_width, !fresh, head->v_gradient, width);
+                     (real)moire_dot(a, out + r * out_width, 0, out_gradient + r * out_width, 0), scale,
+                     p + r * keys, p_gradient + r * keys);
+    moire_gemm(true, false, keys, a, rows, 1, p, keys, out_gradient, out_width, !fresh, head->v_gradient,
+               width);
     moire_gemm(true, false, keys, a, rows, 1, p_gradient, keys, q, width, !fresh, head->k_gradient, width);
-    moire_gemm(false, false, rows, a, keys, 1, p_gradient, keys, head->k, width, 0, head->q_gradient + first * width, width);
+    moire_gemm(false, false, rows, a, keys, 1, p_gradient, keys, head->k, width, 0,
+               head->q_gradient + first * width, width);
 }
 
-/* One key/value head of one sequence with its query heads in order: its gradients have one writer. The last block comes
- * first because it reaches all keys and can overwrite. */
-static void backward_group(const struct moire_attention_shape *shape, int64_t g, struct head head, real *scratch)
+/* One key/value head of one sequence with its query heads in order: its gradients have one writer. The
+ * last block comes first because it reaches all keys and can overwrite. */
+static void backward_group(const struct moire_attention_shape *shape, int64_t g, struct head head,
+                           real *scratch)
 {
     int64_t group = shape->heads / shape->kv_heads, a = shape->head_dim;
     int64_t last = (shape->sequence - 1) / BLOCK * BLOCK;
@@ -166,28 +183,31 @@ static void backward_group(const struct moire_attention_shape *shape, int64_t g,
     }
 }
 
-void moire_attention_backward(const struct moire_attention_shape *shape, const real *qkv, const real *out, const real *saved,
-                              const real *out_gradient, real *qkv_gradient, real *scratch)
+void moire_attention_backward(const struct moire_attention_shape *shape, const real *qkv, const real *out,
+                              const real *saved, const real *out_gradient, real *qkv_gradient, real *scratch)
 {
     int64_t a = shape->head_dim, heads = shape->heads, kv_heads = shape->kv_heads, s = shape->sequence;
 #pragma omp parallel for collapse(2) schedule(static)
     for (int64_t b = 0; b < shape->sequences; b++)
         for (int64_t g = 0; g < kv_heads; g++) {
-            int64_t at = b * s * width_of(shape), key = at + (heads + g) * a, value = key + kv_heads * a, row = b * s * heads;
-            struct head head = { qkv + at, qkv + key, qkv + value, out + row * a, saved + row, out_gradient + row * a,
+            int64_t at = b * s * width_of(shape), key = at + (heads + g) * a, value = key + kv_heads * a,
+                    row = b * s * heads;
+            struct head head = { qkv + at,          qkv + key,          qkv + value,
+                                 out + row * a,     saved + row,        out_gradient + row * a,
                                  qkv_gradient + at, qkv_gradient + key, qkv_gradient + value };
             backward_group(shape, g, head, scratch + 2 * omp_get_thread_num() * block_elements(shape));
         }
 }
 
-void moire_attention_step(const struct moire_attention_shape *shape, int64_t positions, const real *q, const real *keys,
-                          const real *values, real *out, real *scratch)
+void moire_attention_step(const struct moire_attention_shape *shape, int64_t positions, const real *q,
+                          const real *keys, const real *values, real *out, real *scratch)
 {
     int64_t a = shape->head_dim, width = shape->kv_heads * a, group = shape->heads / shape->kv_heads;
     real scale = (real)(1 / sqrt((double)a)), inverse_sum;
     for (int64_t h = 0; h < shape->heads; h++) {
         const real *k = keys + h / group * a, *v = values + h / group * a;
-        for (int64_t p = 0; p < positions; p++) scratch[p] = (real)moire_dot(a, q + h * a, 0, k + p * width, 0) * scale;
+        for (int64_t p = 0; p < positions; p++)
+            scratch[p] = (real)moire_dot(a, q + h * a, 0, k + p * width, 0) * scale;
         softmax_row(positions, positions, scratch, &inverse_sum);
         for (int64_t i = 0; i < a; i++) out[h * a + i] = 0;
         for (int64_t p = 0; p < positions; p++)

@@ -1,8 +1,8 @@
 /* Functions of one number for row loops, and what a row loop needs to be fast.
  *
- * In the float build the exponential is a polynomial without branches, so that loops over it vectorise; its relative
- * error is below 2e-7 (tests/compute/elementary scans it). The double build, which gradients are checked with, calls
- * the C library. Both pass NaN on and give 0 at -infinity, infinity at +infinity. */
+ * In the float build the exponential is a polynomial without branches, so that loops over it vectorise;
+ * its relative error is below 2e-7 (tests/compute/elementary scans it). The double build, which gradients
+ * are checked with, calls the C library. Both pass NaN on and give 0 at -infinity, infinity at +infinity. */
 #ifndef MOIRE_SRC_COMPUTE_ELEMENTARY_H
 #define MOIRE_SRC_COMPUTE_ELEMENTARY_H
 
@@ -12,11 +12,11 @@
 
 #include "moire/base/real.h"
 
-/* A function compiled for several CPUs, the best chosen when the program starts. It must hold the whole loop: the body
- * of a parallel region is outlined and would not be cloned. Not under sanitizers (their start-up comes too late for
- * the choice), nor where the compiler was told the CPU. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && \
-    !defined(__AVX2__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+/* A function compiled for several CPUs, the best chosen when the program starts. It must hold the whole
+ * loop: the body of a parallel region is outlined and would not be cloned. Not under sanitizers (their
+ * start-up comes too late for the choice), nor where the compiler was told the CPU. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    __GNUC__ >= 12 && !defined(__AVX2__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define MOIRE_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define MOIRE_CLONES
@@ -44,8 +44,9 @@ static inline float moire_power_of_two(int32_t exponent)
     return power;
 }
 
-/* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2)/2. The polynomial interpolates (exp(r) - 1 - r) / r^2 at
- * Chebyshev points. 2^n is applied in two steps, so that subnormal and infinite results need no case of their own. */
+/* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2)/2. The polynomial interpolates (exp(r) - 1 - r) /
+ * r^2 at Chebyshev points. 2^n is applied in two steps, so that subnormal and infinite results need no
+ * case of their own. */
 static inline real moire_exp(real x)
 {
     const float rounder = 0x1.8p23f; /* adding it leaves the rounded number in the low bits */

@@ -12,14 +12,18 @@
 #endif
 
 /* No side longer than MOIRE_GEMM_LONGEST. */
-static void gemm_part(bool transpose_a, bool transpose_b, int64_t rows, int64_t columns, int64_t inner, real alpha,
-                      const real *a, int64_t lda, const real *b, int64_t ldb, real beta, real *c, int64_t ldc)
+static void gemm_part(bool transpose_a, bool transpose_b, int64_t rows, int64_t columns, int64_t inner,
+                      real alpha, const real *a, int64_t lda, const real *b, int64_t ldb, real beta, real *c,
+                      int64_t ldc)
 {
-    CBLAS_TRANSPOSE ta = transpose_a ? CblasTrans : CblasNoTrans, tb = transpose_b ? CblasTrans : CblasNoTrans;
+    CBLAS_TRANSPOSE ta = transpose_a ? CblasTrans : CblasNoTrans,
+                    tb = transpose_b ? CblasTrans : CblasNoTrans;
 #ifdef MOIRE_REAL_DOUBLE
-    cblas_dgemm(CblasRowMajor, ta, tb, (int)rows, (int)columns, (int)inner, alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+    cblas_dgemm(CblasRowMajor, ta, tb, (int)rows, (int)columns, (int)inner, alpha, a, (int)lda, b, (int)ldb,
+                beta, c, (int)ldc);
 #else
-    cblas_sgemm(CblasRowMajor, ta, tb, (int)rows, (int)columns, (int)inner, alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+    cblas_sgemm(CblasRowMajor, ta, tb, (int)rows, (int)columns, (int)inner, alpha, a, (int)lda, b, (int)ldb,
+                beta, c, (int)ldc);
 #endif
 }
 
@@ -39,9 +43,11 @@ void moire_gemm(bool transpose_a, bool transpose_b, int64_t rows, int64_t column
     for (int64_t i = 0; i < rows; i += longest)
         for (int64_t j = 0; j < columns; j += longest)
             for (int64_t k = 0; k < inner; k += longest)
-                gemm_part(transpose_a, transpose_b, moire_least(longest, rows - i), moire_least(longest, columns - j),
-                          moire_least(longest, inner - k), alpha, transpose_a ? a + k * lda + i : a + i * lda + k, lda,
-                          transpose_b ? b + j * ldb + k : b + k * ldb + j, ldb, k == 0 ? beta : 1, c + i * ldc + j, ldc);
+                gemm_part(transpose_a, transpose_b, moire_least(longest, rows - i),
+                          moire_least(longest, columns - j), moire_least(longest, inner - k), alpha,
+                          transpose_a ? a + k * lda + i : a + i * lda + k, lda,
+                          transpose_b ? b + j * ldb + k : b + k * ldb + j, ldb, k == 0 ? beta : 1,
+                          c + i * ldc + j, ldc);
 }
 
 /* y [rows, columns] += bias [columns] */
@@ -52,7 +58,8 @@ static void add_bias(int64_t rows, int64_t columns, const real *bias, real *y)
         for (int64_t j = 0; j < columns; j++) y[r * columns + j] += bias[j];
 }
 
-/* sum [columns] += the rows of y [rows, columns]. Threads share the columns, so the order of a sum is always the same. */
+/* sum [columns] += the rows of y [rows, columns]. Threads share the columns, so the order of a sum is
+ * always the same. */
 static void add_columns(int64_t rows, int64_t columns, const real *y, real *sum)
 {
 #pragma omp parallel for schedule(static) if (rows * columns > MOIRE_PARALLEL_ELEMENTS)
@@ -60,46 +67,52 @@ static void add_columns(int64_t rows, int64_t columns, const real *y, real *sum)
         int64_t width = moire_least(MOIRE_COLUMNS, columns - j);
         for (int64_t r = 0; r < rows; r += MOIRE_ROWS) {
             real part[MOIRE_COLUMNS] = { 0 };
-            for (const real *row = y + r * columns + j; row < y + moire_least(r + MOIRE_ROWS, rows) * columns; row += columns)
+            for (const real *row = y + r * columns + j; row < y + moire_least(r + MOIRE_ROWS, rows) * columns;
+                 row += columns)
                 for (int64_t c = 0; c < width; c++) part[c] += row[c];
             for (int64_t c = 0; c < width; c++) sum[j + c] += part[c];
         }
     }
 }
 
-void moire_linear_forward(int64_t rows, int64_t inputs, int64_t outputs, const real *x, const real *weight, const real *bias, real *y)
+void moire_linear_forward(int64_t rows, int64_t inputs, int64_t outputs, const real *x, const real *weight,
+                          const real *bias, real *y)
 {
     moire_gemm(false, true, rows, outputs, inputs, 1, x, inputs, weight, inputs, 0, y, outputs);
     if (bias) add_bias(rows, outputs, bias, y);
 }
 
-void moire_linear_backward_input(int64_t rows, int64_t inputs, int64_t outputs, const real *y_gradient, const real *weight,
-                                 bool accumulate, real *x_gradient)
+void moire_linear_backward_input(int64_t rows, int64_t inputs, int64_t outputs, const real *y_gradient,
+                                 const real *weight, bool accumulate, real *x_gradient)
 {
-    moire_gemm(false, false, rows, inputs, outputs, 1, y_gradient, outputs, weight, inputs, accumulate, x_gradient, inputs);
+    moire_gemm(false, false, rows, inputs, outputs, 1, y_gradient, outputs, weight, inputs, accumulate,
+               x_gradient, inputs);
 }
 
-void moire_linear_backward_weight(int64_t rows, int64_t inputs, int64_t outputs, const real *x, const real *y_gradient,
-                                  real *weight_gradient, real *bias_gradient)
+void moire_linear_backward_weight(int64_t rows, int64_t inputs, int64_t outputs, const real *x,
+                                  const real *y_gradient, real *weight_gradient, real *bias_gradient)
 {
-    moire_gemm(true, false, outputs, inputs, rows, 1, y_gradient, outputs, x, inputs, 1, weight_gradient, inputs);
+    moire_gemm(true, false, outputs, inputs, rows, 1, y_gradient, outputs, x, inputs, 1, weight_gradient,
+               inputs);
     if (bias_gradient) add_columns(rows, outputs, y_gradient, bias_gradient);
 }
 
-void moire_grouped_forward(const struct moire_segment *segments, int64_t count, int64_t inputs, int64_t outputs,
-                           const real *x, const real *weights, real *y)
+void moire_grouped_forward(const struct moire_segment *segments, int64_t count, int64_t inputs,
+                           int64_t outputs, const real *x, const real *weights, real *y)
 {
     for (const struct moire_segment *s = segments; s < segments + count; s++)
-        moire_linear_forward(s->rows, inputs, outputs, x + s->first_row * inputs, weights + s->instance * outputs * inputs,
-                             NULL, y + s->first_row * outputs);
+        moire_linear_forward(s->rows, inputs, outputs, x + s->first_row * inputs,
+                             weights + s->instance * outputs * inputs, NULL, y + s->first_row * outputs);
 }
 
-void moire_grouped_backward_input(const struct moire_segment *segments, int64_t count, int64_t inputs, int64_t outputs,
-                                  const real *y_gradient, const real *weights, bool accumulate, real *x_gradient)
+void moire_grouped_backward_input(const struct moire_segment *segments, int64_t count, int64_t inputs,
+                                  int64_t outputs, const real *y_gradient, const real *weights,
+                                  bool accumulate, real *x_gradient)
 {
     for (const struct moire_segment *s = segments; s < segments + count; s++)
         moire_linear_backward_input(s->rows, inputs, outputs, y_gradient + s->first_row * outputs,
-                                    weights + s->instance * outputs * inputs, accumulate, x_gradient + s->first_row * inputs);
+                                    weights + s->instance * outputs * inputs, accumulate,
+                                    x_gradient + s->first_row * inputs);
 }
 
 void moire_grouped_backward_weight(const int64_t *begin, int64_t instances, int64_t inputs, int64_t outputs,
@@ -107,7 +120,8 @@ void moire_grouped_backward_weight(const int64_t *begin, int64_t instances, int6
 {
     for (int64_t i = 0; i < instances; i++)
         moire_linear_backward_weight(begin[i + 1] - begin[i], inputs, outputs, x + begin[i] * inputs,
-                                     y_gradient + begin[i] * outputs, weight_gradients + i * outputs * inputs, NULL);
+                                     y_gradient + begin[i] * outputs, weight_gradients + i * outputs * inputs,
+                                     NULL);
 }
 
 const char *moire_blas_description(void)

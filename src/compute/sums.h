@@ -1,6 +1,6 @@
-/* Sums along a row. The association is written down here, in lanes, because a compiler that vectorises a sum may let it
- * depend on the alignment of the row; then the bits of a result would depend on where a row happens to lie.
- * Pieces of MOIRE_PIECE elements are added in double, so that long rows lose nothing. */
+/* Sums along a row. The association is written down here, in lanes, because a compiler that vectorises a
+ * sum may let it depend on the alignment of the row; then the bits of a result would depend on where a row
+ * happens to lie. Pieces of MOIRE_PIECE elements are added in double, so that long rows lose nothing. */
 #ifndef MOIRE_SRC_COMPUTE_SUMS_H
 #define MOIRE_SRC_COMPUTE_SUMS_H
 
@@ -10,7 +10,8 @@
 /* At any address, whatever the declared type. */
 typedef real moire_lanes __attribute__((vector_size(64), aligned(sizeof(real)), may_alias));
 
-/* Sums over rows: a thread takes so many columns at a time, and adds so many rows before it adds those to the rest. */
+/* Sums over rows: a thread takes so many columns at a time, and adds so many rows before it adds those to
+ * the rest. */
 #define MOIRE_COLUMNS 64
 #define MOIRE_ROWS 128
 
@@ -42,7 +43,8 @@ static inline double moire_sum_piece(int64_t count, const real *x)
 static inline double moire_sum(int64_t count, const real *x)
 {
     double sum = 0;
-    for (int64_t i = 0; i < count; i += MOIRE_PIECE) sum += moire_sum_piece(moire_least(MOIRE_PIECE, count - i), x + i);
+    for (int64_t i = 0; i < count; i += MOIRE_PIECE)
+        sum += moire_sum_piece(moire_least(MOIRE_PIECE, count - i), x + i);
     return sum;
 }
 

@@ -1,6 +1,7 @@
 #include "moire/compute/vector.h"
 
 #include <float.h>
+#include <omp.h>
 
 #include "compute/sums.h"
 
@@ -9,8 +10,8 @@
 /* Chunks whose sums are kept before they are added in order. */
 #define WAVE 1024
 
-void moire_embedding_forward(int64_t rows, int64_t sequence, int64_t dim, const int32_t *tokens, const real *table,
-                             const real *positions, int64_t first_position, real *out)
+void moire_embedding_forward(int64_t rows, int64_t sequence, int64_t dim, const int32_t *tokens,
+                             const real *table, const real *positions, int64_t first_position, real *out)
 {
 #pragma omp parallel for schedule(static) if (rows * dim > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++) {
@@ -24,19 +25,30 @@ void moire_embedding_forward(int64_t rows, int64_t sequence, int64_t dim, const 
     }
 }
 
-/* Threads share the columns: each table row is added to in the order of rows, and a frequent token loads all threads alike. */
-static void add_to_table(int64_t rows, int64_t dim, const int32_t *tokens, const real *out_gradient, real *table_gradient)
+static void add_row(int64_t count, const real *x, real *y)
 {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) y[i] += x[i];
+}
+
+/* Threads share the columns: each table row is added to in the order of rows, and a frequent token loads
+ * all threads alike. A share is whole cache lines. */
+static void add_to_table(int64_t rows, int64_t dim, const int32_t *tokens, const real *out_gradient,
+                         real *table_gradient)
+{
+    int64_t threads = omp_get_max_threads(), lines = (dim + MOIRE_LANES - 1) / MOIRE_LANES;
+    int64_t share = (lines + threads - 1) / threads * MOIRE_LANES;
 #pragma omp parallel for schedule(static) if (rows * dim > MOIRE_PARALLEL_ELEMENTS)
-    for (int64_t j = 0; j < dim; j += MOIRE_COLUMNS) {
-        int64_t width = moire_least(MOIRE_COLUMNS, dim - j);
+    for (int64_t j = 0; j < dim; j += share) {
+        int64_t width = moire_least(share, dim - j);
         for (int64_t r = 0; r < rows; r++)
-            for (int64_t c = 0; c < width; c++) table_gradient[tokens[r] * dim + j + c] += out_gradient[r * dim + j + c];
+            add_row(width, out_gradient + r * dim + j, table_gradient + tokens[r] * dim + j);
     }
 }
 
-void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, int64_t vocabulary, const int32_t *tokens,
-                              const real *out_gradient, real *table_gradient, real *position_gradient, int32_t *order)
+void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, int64_t vocabulary,
+                              const int32_t *tokens, const real *out_gradient, real *table_gradient,
+                              real *position_gradient, int32_t *order)
 {
     (void)vocabulary;
     (void)order; /* sharing the columns needs no sorting */
@@ -45,7 +57,7 @@ void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, int64
 #pragma omp parallel for schedule(static) if (rows * dim > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t p = 0; p < moire_least(sequence, rows); p++)
         for (int64_t r = p; r < rows; r += sequence)
-            for (int64_t i = 0; i < dim; i++) position_gradient[p * dim + i] += out_gradient[r * dim + i];
+            add_row(dim, out_gradient + r * dim, position_gradient + p * dim);
 }
 
 /* Largest of x. NaN may or may not count; the exponentials that follow keep it. */
@@ -70,7 +82,8 @@ static double cross_entropy_row(int64_t vocabulary, int32_t target, real scale, 
     real most = largest(vocabulary, logits), buffer[MOIRE_PIECE];
     double sum = 0, shifted = (double)logits[target] - (double)most;
     for (int64_t i = 0; i < vocabulary; i += MOIRE_PIECE)
-        sum += exponentials(moire_least(MOIRE_PIECE, vocabulary - i), logits + i, most, gradient ? logits + i : buffer);
+        sum += exponentials(moire_least(MOIRE_PIECE, vocabulary - i), logits + i, most,
+                            gradient ? logits + i : buffer);
     if (gradient) {
         real factor = (real)((double)scale / sum);
         for (int64_t i = 0; i < vocabulary; i++) logits[i] *= factor;
@@ -79,7 +92,8 @@ static double cross_entropy_row(int64_t vocabulary, int32_t target, real scale, 
     return log(sum) - shifted;
 }
 
-void moire_cross_entropy(int64_t rows, int64_t vocabulary, const int32_t *targets, real scale, bool gradient, real *logits, double *losses)
+void moire_cross_entropy(int64_t rows, int64_t vocabulary, const int32_t *targets, real scale, bool gradient,
+                         real *logits, double *losses)
 {
 #pragma omp parallel for schedule(static) if (rows * vocabulary > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)
@@ -148,19 +162,22 @@ int64_t moire_find_not_finite(int64_t count, const real *x)
     int64_t lowest = count, chunks = (count + CHUNK - 1) / CHUNK;
 #pragma omp parallel for schedule(static) reduction(min : lowest) if (chunks > 1)
     for (int64_t c = 0; c < chunks; c++) {
-        int64_t size = moire_least(CHUNK, count - c * CHUNK), found = not_finite_in_chunk(size, x + c * CHUNK);
+        int64_t size = moire_least(CHUNK, count - c * CHUNK),
+                found = not_finite_in_chunk(size, x + c * CHUNK);
         if (found < size) lowest = moire_least(lowest, c * CHUNK + found);
     }
     return lowest < count ? lowest : -1;
 }
 
 /* The same update with the constants of an update taken out of the loop. */
-MOIRE_CLONES static void adamw_chunk(const struct moire_adamw *adamw, int64_t count, const real *gradient, real *parameter,
-                                     real *first_moment, real *second_moment)
+MOIRE_CLONES static void adamw_chunk(const struct moire_adamw *adamw, int64_t count, const real *gradient,
+                                     real *parameter, real *first_moment, real *second_moment)
 {
-    real scale = (real)adamw->gradient_scale, keep = (real)(1 - adamw->rate * adamw->decay);
-    real beta1 = (real)adamw->beta1, rest1 = (real)(1 - adamw->beta1), step = (real)(adamw->rate / adamw->correction1);
-    real beta2 = (real)adamw->beta2, rest2 = (real)(1 - adamw->beta2), root = (real)(1 / sqrt(adamw->correction2));
+    real scale = (real)adamw->gradient_scale, decay = (real)(adamw->rate * adamw->decay);
+    real beta1 = (real)adamw->beta1, rest1 = (real)(1 - adamw->beta1),
+         step = (real)(adamw->rate / adamw->correction1);
+    real beta2 = (real)adamw->beta2, rest2 = (real)(1 - adamw->beta2),
+         root = (real)(1 / sqrt(adamw->correction2));
     real epsilon = (real)adamw->epsilon;
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
@@ -168,16 +185,18 @@ MOIRE_CLONES static void adamw_chunk(const struct moire_adamw *adamw, int64_t co
         real m = beta1 * first_moment[i] + rest1 * g, v = beta2 * second_moment[i] + rest2 * (g * g);
         first_moment[i] = m;
         second_moment[i] = v;
-        parameter[i] = keep * parameter[i] - step * m / (sqrt(v) * root + epsilon);
+        parameter[i] -= step * m / (sqrt(v) * root + epsilon) + decay * parameter[i];
     }
 }
 
-void moire_adamw_update(const struct moire_adamw *adamw, int64_t count, const real *gradient, real *parameter, real *first_moment, real *second_moment)
+void moire_adamw_update(const struct moire_adamw *adamw, int64_t count, const real *gradient, real *parameter,
+                        real *first_moment, real *second_moment)
 {
     int64_t chunks = (count + CHUNK - 1) / CHUNK;
 #pragma omp parallel for schedule(static) if (chunks > 1)
     for (int64_t c = 0; c < chunks; c++) {
         int64_t at = c * CHUNK;
-        adamw_chunk(adamw, moire_least(CHUNK, count - at), gradient + at, parameter + at, first_moment + at, second_moment + at);
+        adamw_chunk(adamw, moire_least(CHUNK, count - at), gradient + at, parameter + at, first_moment + at,
+                    second_moment + at);
     }
 }

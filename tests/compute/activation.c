@@ -37,15 +37,18 @@ static void compare_gelu(int64_t rows, int64_t size, bool weighted, bool in_plac
 {
     int64_t count = rows * size;
     real *up = wide_reals(count), *weights = weighted ? random_reals(rows) : NULL, *hidden = nan_reals(count);
-    real *dh = random_reals(count), *du = in_place ? copy_reals(count, dh) : nan_reals(count), *dw = weighted ? nan_reals(rows) : NULL;
-    double *hidden_wanted = zero_doubles(count), *du_wanted = zero_doubles(count), *dw_wanted = zero_doubles(rows);
+    real *dh = random_reals(count), *du = in_place ? copy_reals(count, dh) : nan_reals(count),
+         *dw = weighted ? nan_reals(rows) : NULL;
+    double *hidden_wanted = zero_doubles(count), *du_wanted = zero_doubles(count),
+           *dw_wanted = zero_doubles(rows);
     for (int64_t i = 0; i < count; i++) {
         double w = weighted ? (double)weights[i / size] : 1, u = (double)up[i];
         hidden_wanted[i] = w * naive_gelu(u);
         du_wanted[i] = w * (double)dh[i] * naive_gelu_slope(u);
         dw_wanted[i / size] += (double)dh[i] * naive_gelu(u);
     }
-    new_case("gelu, %lld rows of %lld, weights %d, in place %d", (long long)rows, (long long)size, weighted, in_place);
+    new_case("gelu, %lld rows of %lld, weights %d, in place %d", (long long)rows, (long long)size, weighted,
+             in_place);
     moire_gelu_forward(rows, size, up, weights, hidden);
     moire_gelu_backward(rows, size, up, weights, in_place ? du : dh, du, dw);
     expect_close(count, hidden, hidden_wanted);
@@ -57,10 +60,13 @@ static void compare_gelu(int64_t rows, int64_t size, bool weighted, bool in_plac
 static void compare_swiglu(int64_t rows, int64_t size, bool weighted, bool in_place)
 {
     int64_t count = rows * size;
-    real *gate = wide_reals(count), *up = random_reals(count), *weights = weighted ? random_reals(rows) : NULL, *hidden = nan_reals(count);
-    real *dh = random_reals(count), *du = in_place ? copy_reals(count, dh) : nan_reals(count), *dg = nan_reals(count);
+    real *gate = wide_reals(count), *up = random_reals(count),
+         *weights = weighted ? random_reals(rows) : NULL, *hidden = nan_reals(count);
+    real *dh = random_reals(count), *du = in_place ? copy_reals(count, dh) : nan_reals(count),
+         *dg = nan_reals(count);
     real *dw = weighted ? nan_reals(rows) : NULL;
-    double *hidden_wanted = zero_doubles(count), *du_wanted = zero_doubles(count), *dg_wanted = zero_doubles(count);
+    double *hidden_wanted = zero_doubles(count), *du_wanted = zero_doubles(count),
+           *dg_wanted = zero_doubles(count);
     double *dw_wanted = zero_doubles(rows);
     for (int64_t i = 0; i < count; i++) {
         double w = weighted ? (double)weights[i / size] : 1, g = (double)gate[i], u = (double)up[i];
@@ -69,7 +75,8 @@ static void compare_swiglu(int64_t rows, int64_t size, bool weighted, bool in_pl
         du_wanted[i] = w * (double)dh[i] * naive_silu(g);
         dw_wanted[i / size] += (double)dh[i] * naive_silu(g) * u;
     }
-    new_case("swiglu, %lld rows of %lld, weights %d, in place %d", (long long)rows, (long long)size, weighted, in_place);
+    new_case("swiglu, %lld rows of %lld, weights %d, in place %d", (long long)rows, (long long)size, weighted,
+             in_place);
     moire_swiglu_forward(rows, size, gate, up, weights, hidden);
     moire_swiglu_backward(rows, size, gate, up, weights, in_place ? du : dh, dg, du, dw);
     expect_close(count, hidden, hidden_wanted);
@@ -116,10 +123,12 @@ static void ends(void)
 static void bits(void)
 {
     const int64_t rows = 33, size = 1033, count = rows * size;
-    real *gate = wide_reals(count), *up = random_reals(count), *weights = random_reals(rows), *dh = random_reals(count);
+    real *gate = wide_reals(count), *up = random_reals(count), *weights = random_reals(rows),
+         *dh = random_reals(count);
     real *hidden[3], *dg[3], *du[3], *dw[3];
     for (int n = 0; n < 3; n++) {
-        hidden[n] = nan_reals(count), dg[n] = nan_reals(count), du[n] = nan_reals(count), dw[n] = nan_reals(rows);
+        hidden[n] = nan_reals(count), dg[n] = nan_reals(count), du[n] = nan_reals(count),
+        dw[n] = nan_reals(rows);
         omp_set_num_threads(n == 0 ? 3 : n);
         moire_swiglu_forward(rows, size, gate, up, weights, hidden[n]);
         moire_swiglu_backward(rows, size, gate, up, weights, dh, dg[n], du[n], dw[n]);
@@ -129,7 +138,8 @@ static void bits(void)
         expect_same(count, du[n], du[0]);
         expect_same(rows, dw[n], dw[0]);
     }
-    real *one = nan_reals(size), *one_du = nan_reals(size), *whole = nan_reals(count), *whole_du = nan_reals(count), one_dw;
+    real *one = nan_reals(size), *one_du = nan_reals(size), *whole = nan_reals(count),
+         *whole_du = nan_reals(count), one_dw;
     int64_t at = 5 * size;
     moire_gelu_forward(rows, size, up, weights, whole);
     moire_gelu_backward(rows, size, up, weights, dh, whole_du, dw[0]);
@@ -151,8 +161,10 @@ struct activation_case {
 static double loss(void *context)
 {
     struct activation_case *c = context;
-    if (c->gate) moire_swiglu_forward(c->rows, c->size, c->gate, c->up, c->weights, c->hidden);
-    else moire_gelu_forward(c->rows, c->size, c->up, c->weights, c->hidden);
+    if (c->gate)
+        moire_swiglu_forward(c->rows, c->size, c->gate, c->up, c->weights, c->hidden);
+    else
+        moire_gelu_forward(c->rows, c->size, c->up, c->weights, c->hidden);
     return inner_product(c->rows * c->size, c->dh, c->hidden);
 }
 
@@ -162,12 +174,15 @@ static void gradients(void)
         struct activation_case c = { 4, 13, NULL, NULL, NULL, NULL, NULL };
         int64_t count = c.rows * c.size;
         bool weighted = kind & 1;
-        c.gate = kind & 2 ? wide_reals(count) : NULL, c.up = wide_reals(count), c.weights = weighted ? random_reals(c.rows) : NULL;
+        c.gate = kind & 2 ? wide_reals(count) : NULL, c.up = wide_reals(count),
+        c.weights = weighted ? random_reals(c.rows) : NULL;
         c.hidden = nan_reals(count), c.dh = random_reals(count);
         real *dg = nan_reals(count), *du = nan_reals(count), *dw = nan_reals(c.rows);
         new_case("%s, weights %d", c.gate ? "swiglu" : "gelu", weighted);
-        if (c.gate) moire_swiglu_backward(c.rows, c.size, c.gate, c.up, c.weights, c.dh, dg, du, dw);
-        else moire_gelu_backward(c.rows, c.size, c.up, c.weights, c.dh, du, dw);
+        if (c.gate)
+            moire_swiglu_backward(c.rows, c.size, c.gate, c.up, c.weights, c.dh, dg, du, dw);
+        else
+            moire_gelu_backward(c.rows, c.size, c.up, c.weights, c.dh, du, dw);
         if (c.gate) expect_gradient(count, c.gate, dg, loss, &c);
         expect_gradient(count, c.up, du, loss, &c);
         if (weighted) expect_gradient(c.rows, c.weights, dw, loss, &c);

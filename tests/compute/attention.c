@@ -15,8 +15,9 @@ static int64_t rows_of(const struct moire_attention_shape *s)
 
 static void shape_case(const char *what, const struct moire_attention_shape *s)
 {
-    new_case("%s, B %lld, S %lld, H %lld, G %lld, A %lld, threads %d", what, (long long)s->sequences, (long long)s->sequence,
-             (long long)s->heads, (long long)s->kv_heads, (long long)s->head_dim, omp_get_max_threads());
+    new_case("%s, B %lld, S %lld, H %lld, G %lld, A %lld, threads %d", what, (long long)s->sequences,
+             (long long)s->sequence, (long long)s->heads, (long long)s->kv_heads, (long long)s->head_dim,
+             omp_get_max_threads());
 }
 
 /* The columns of one query head and its key/value head in one sequence. */
@@ -27,7 +28,8 @@ struct place {
 static struct place place_of(const struct moire_attention_shape *s, int64_t b, int64_t h)
 {
     int64_t row = b * s->sequence, at = row * width_of(s), g = h / (s->heads / s->kv_heads);
-    return (struct place){ at + h * s->head_dim, at + (s->heads + g) * s->head_dim, at + (s->heads + s->kv_heads + g) * s->head_dim,
+    return (struct place){ at + h * s->head_dim, at + (s->heads + g) * s->head_dim,
+                           at + (s->heads + s->kv_heads + g) * s->head_dim,
                            (row * s->heads + h) * s->head_dim, row * s->heads + h };
 }
 
@@ -37,7 +39,8 @@ static double dot(int64_t count, const real *x, const real *y)
 }
 
 /* p [S]: softmax of row i over the keys up to i. Returns the logarithm of the sum of exponentials. */
-static double naive_softmax(const struct moire_attention_shape *s, const real *qkv, struct place at, int64_t i, double *p)
+static double naive_softmax(const struct moire_attention_shape *s, const real *qkv, struct place at,
+                            int64_t i, double *p)
 {
     int64_t width = width_of(s);
     double sum = 0, most = -INFINITY;
@@ -50,7 +53,8 @@ static double naive_softmax(const struct moire_attention_shape *s, const real *q
     return most + log(sum);
 }
 
-static void naive_forward(const struct moire_attention_shape *s, const real *qkv, double *out, double *saved, double *p)
+static void naive_forward(const struct moire_attention_shape *s, const real *qkv, double *out, double *saved,
+                          double *p)
 {
     int64_t width = width_of(s), a = s->head_dim;
     for (int64_t b = 0; b < s->sequences; b++)
@@ -65,7 +69,8 @@ static void naive_forward(const struct moire_attention_shape *s, const real *qkv
         }
 }
 
-static void naive_backward(const struct moire_attention_shape *s, const real *qkv, const real *d_out, double *gradient, double *p)
+static void naive_backward(const struct moire_attention_shape *s, const real *qkv, const real *d_out,
+                           double *gradient, double *p)
 {
     int64_t width = width_of(s), a = s->head_dim;
     for (int64_t b = 0; b < s->sequences; b++)
@@ -90,7 +95,8 @@ static void naive_backward(const struct moire_attention_shape *s, const real *qk
 static void compare(struct moire_attention_shape shape)
 {
     int64_t rows = rows_of(&shape), width = width_of(&shape), out_width = shape.heads * shape.head_dim;
-    real *qkv = random_reals(rows * width), *out = nan_reals(rows * out_width), *saved = nan_reals(rows * shape.heads);
+    real *qkv = random_reals(rows * width), *out = nan_reals(rows * out_width),
+         *saved = nan_reals(rows * shape.heads);
     real *d_out = random_reals(rows * out_width), *gradient = nan_reals(rows * width);
     real *scratch = nan_reals(moire_attention_scratch(&shape));
     double *out_wanted = zero_doubles(rows * out_width), *saved_wanted = zero_doubles(rows * shape.heads);
@@ -114,7 +120,8 @@ static void sizes(void)
         omp_set_num_threads(thread_counts[t]);
         for (int i = 0; i < COUNT(sequences); i++)
             for (int64_t ratio = 1; ratio <= 4; ratio *= 2)
-                compare((struct moire_attention_shape){ 2, sequences[i], 4, 4 / ratio, 2 * (1 + test_random_below(9)) });
+                compare((struct moire_attention_shape){ 2, sequences[i], 4, 4 / ratio,
+                                                        2 * (1 + test_random_below(9)) });
         compare((struct moire_attention_shape){ 0, 33, 4, 2, 8 });
         compare((struct moire_attention_shape){ 5, 40, 1, 1, 33 });
     }
@@ -125,7 +132,8 @@ static void large_scores(void)
 {
     struct moire_attention_shape shape = { 1, 33, 2, 1, 8 };
     int64_t rows = rows_of(&shape), width = width_of(&shape), out_width = shape.heads * shape.head_dim;
-    real *qkv = random_reals(rows * width), *out = nan_reals(rows * out_width), *saved = nan_reals(rows * shape.heads);
+    real *qkv = random_reals(rows * width), *out = nan_reals(rows * out_width),
+         *saved = nan_reals(rows * shape.heads);
     real *gradient = nan_reals(rows * width), *scratch = nan_reals(moire_attention_scratch(&shape));
     for (int64_t i = 0; i < rows * width; i++) qkv[i] *= 100;
     moire_attention_forward(&shape, qkv, out, saved, scratch);
@@ -137,13 +145,17 @@ static void large_scores(void)
 
 static void step(void)
 {
-    const struct moire_attention_shape shapes[] = { { 1, 70, 4, 2, 6 }, { 1, 1, 2, 2, 8 }, { 1, 7, 4, 1, 10 } };
+    const struct moire_attention_shape shapes[] = { { 1, 70, 4, 2, 6 },
+                                                    { 1, 1, 2, 2, 8 },
+                                                    { 1, 7, 4, 1, 10 } };
     for (int n = 0; n < COUNT(shapes); n++) {
         struct moire_attention_shape s = shapes[n];
         int64_t width = width_of(&s), a = s.head_dim, kv = s.kv_heads * a, last = s.sequence - 1;
-        real *qkv = random_reals(s.sequence * width), *out = nan_reals(s.heads * a), *scratch = nan_reals(s.sequence);
+        real *qkv = random_reals(s.sequence * width), *out = nan_reals(s.heads * a),
+             *scratch = nan_reals(s.sequence);
         real *keys = nan_reals(s.sequence * kv), *values = nan_reals(s.sequence * kv);
-        double *wanted = zero_doubles(s.sequence * s.heads * a), *saved = zero_doubles(s.sequence * s.heads), *p = zero_doubles(s.sequence);
+        double *wanted = zero_doubles(s.sequence * s.heads * a), *saved = zero_doubles(s.sequence * s.heads),
+               *p = zero_doubles(s.sequence);
         for (int64_t r = 0; r < s.sequence; r++) {
             memcpy(keys + r * kv, qkv + r * width + s.heads * a, (size_t)kv * sizeof *keys);
             memcpy(values + r * kv, qkv + r * width + s.heads * a + kv, (size_t)kv * sizeof *values);
@@ -156,14 +168,16 @@ static void step(void)
     }
 }
 
-static void naive_rotary(const struct moire_attention_shape *s, double theta, int64_t first, double sign, double *qkv)
+static void naive_rotary(const struct moire_attention_shape *s, double theta, int64_t first, double sign,
+                         double *qkv)
 {
     int64_t a = s->head_dim;
     for (int64_t r = 0; r < rows_of(s); r++)
         for (int64_t h = 0; h < s->heads + s->kv_heads; h++)
             for (int64_t i = 0; i < a / 2; i++) {
                 double *low = qkv + r * width_of(s) + h * a + i, *high = low + a / 2, x = *low, y = *high;
-                double angle = sign * (double)(first + r % s->sequence) * pow(theta, -2 * (double)i / (double)a);
+                double angle =
+                    sign * (double)(first + r % s->sequence) * pow(theta, -2 * (double)i / (double)a);
                 *low = x * cos(angle) - y * sin(angle);
                 *high = x * sin(angle) + y * cos(angle);
             }
@@ -171,7 +185,9 @@ static void naive_rotary(const struct moire_attention_shape *s, double theta, in
 
 static void rotary(void)
 {
-    const struct moire_attention_shape shapes[] = { { 2, 7, 4, 2, 10 }, { 3, 33, 2, 2, 64 }, { 1, 3, 1, 1, 140 }, { 0, 5, 2, 1, 8 }, { 4, 65, 6, 3, 34 } };
+    const struct moire_attention_shape shapes[] = {
+        { 2, 7, 4, 2, 10 }, { 3, 33, 2, 2, 64 }, { 1, 3, 1, 1, 140 }, { 0, 5, 2, 1, 8 }, { 4, 65, 6, 3, 34 }
+    };
     for (int t = 0; t < COUNT(thread_counts); t++)
         for (int n = 0; n < COUNT(shapes); n++) {
             const struct moire_attention_shape *s = &shapes[n];
@@ -194,10 +210,12 @@ static void bits(void)
 {
     struct moire_attention_shape shape = { 3, 150, 4, 2, 20 };
     int64_t rows = rows_of(&shape), width = width_of(&shape), out_width = shape.heads * shape.head_dim;
-    real *qkv = random_reals(rows * width), *d_out = random_reals(rows * out_width), *out[4], *saved[4], *gradient[4];
+    real *qkv = random_reals(rows * width), *d_out = random_reals(rows * out_width), *out[4], *saved[4],
+         *gradient[4];
     for (int n = 0; n < 4; n++) {
         omp_set_num_threads(n < 2 ? 3 : n - 1);
-        out[n] = nan_reals(rows * out_width), saved[n] = nan_reals(rows * shape.heads), gradient[n] = nan_reals(rows * width);
+        out[n] = nan_reals(rows * out_width), saved[n] = nan_reals(rows * shape.heads),
+        gradient[n] = nan_reals(rows * width);
         real *scratch = nan_reals(moire_attention_scratch(&shape));
         moire_attention_forward(&shape, qkv, out[n], saved[n], scratch);
         moire_attention_backward(&shape, qkv, out[n], saved[n], d_out, gradient[n], scratch);
@@ -230,10 +248,13 @@ static void gradients(void)
 {
     for (int64_t ratio = 1; ratio <= 4; ratio *= 2) {
         struct attention_case c = { .shape = { 2, 70, 4, 4 / ratio, 6 }, .turn = ratio != 2 };
-        int64_t count = rows_of(&c.shape) * width_of(&c.shape), out_count = rows_of(&c.shape) * c.shape.heads * c.shape.head_dim;
+        int64_t count = rows_of(&c.shape) * width_of(&c.shape),
+                out_count = rows_of(&c.shape) * c.shape.heads * c.shape.head_dim;
         omp_set_num_threads(3);
-        c.qkv = random_reals(count), c.turned = nan_reals(count), c.out = nan_reals(out_count), c.d_out = random_reals(out_count);
-        c.saved = nan_reals(rows_of(&c.shape) * c.shape.heads), c.scratch = nan_reals(moire_attention_scratch(&c.shape));
+        c.qkv = random_reals(count), c.turned = nan_reals(count), c.out = nan_reals(out_count),
+        c.d_out = random_reals(out_count);
+        c.saved = nan_reals(rows_of(&c.shape) * c.shape.heads),
+        c.scratch = nan_reals(moire_attention_scratch(&c.shape));
         real *gradient = nan_reals(count);
         shape_case("gradients", &c.shape);
         loss(&c);

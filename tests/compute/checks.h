@@ -1,5 +1,5 @@
-/* What the tests of kernels share: random arrays that are given back together, comparison with a naive twin in double,
- * and gradients against central differences. */
+/* What the tests of kernels share: random arrays that are given back together, comparison with a naive
+ * twin in double, and gradients against central differences. */
 #ifndef MOIRE_TESTS_COMPUTE_CHECKS_H
 #define MOIRE_TESTS_COMPUTE_CHECKS_H
 
@@ -13,8 +13,8 @@
 #include "moire/base/memory.h"
 #include "moire/base/real.h"
 
-/* Allowed distance from a twin that computes in double, relative and norm-wise; norms under 0.1 (a few numbers that happen
- * to be small) count as 0.1. */
+/* Allowed distance from a twin that computes in double, relative and norm-wise; norms under 0.1 (a few
+ * numbers that happen to be small) count as 0.1. */
 #define TOLERANCE (sizeof(real) == sizeof(float) ? 2e-6 : 1e-13)
 #define COUNT(array) ((int64_t)(sizeof(array) / sizeof((array)[0])))
 
@@ -29,7 +29,9 @@ static char case_text[160];
 static inline void *hold(int64_t count, size_t bytes_each)
 {
     void *array = NULL;
-    if (held_count == COUNT(held) || moire_allocate(MOIRE_MEMORY_OTHER, count, bytes_each, &array) != MOIRE_OK) abort();
+    if (held_count == COUNT(held) ||
+        moire_allocate(MOIRE_MEMORY_OTHER, count, bytes_each, &array) != MOIRE_OK)
+        abort();
     return held[held_count++] = array;
 }
 
@@ -80,8 +82,8 @@ static inline int32_t *random_tokens(int64_t count, int64_t vocabulary)
     return tokens;
 }
 
-static inline void check_close(int64_t count, const real *found, const double *wanted, double tolerance, double least,
-                               const char *name, const char *file, int line)
+static inline void check_close(int64_t count, const real *found, const double *wanted, double tolerance,
+                               double least, const char *name, const char *file, int line)
 {
     char text[400];
     double off = 0, size = 0;
@@ -90,7 +92,8 @@ static inline void check_close(int64_t count, const real *found, const double *w
         off += difference * difference;
         size += wanted[i] * wanted[i];
     }
-    snprintf(text, sizeof text, "%s near its twin: relative distance %.3g within %.3g (%s)", name, sqrt(off / size), tolerance, case_text);
+    snprintf(text, sizeof text, "%s near its twin: relative distance %.3g within %.3g (%s)", name,
+             sqrt(off / size), tolerance, case_text);
     test_expect(sqrt(off) <= tolerance * fmax(sqrt(size), least), text, file, line);
 }
 #define expect_close(count, found, wanted) \
@@ -101,7 +104,8 @@ static inline void check_close(int64_t count, const real *found, const double *w
 #define expect_close_sums(count, found, wanted, least) \
     check_close((count), (found), (wanted), TOLERANCE, (least), #found, __FILE__, __LINE__)
 
-static inline void check_same(int64_t count, const real *found, const real *wanted, const char *name, const char *file, int line)
+static inline void check_same(int64_t count, const real *found, const real *wanted, const char *name,
+                              const char *file, int line)
 {
     char text[300];
     snprintf(text, sizeof text, "%s to have the same bits (%s)", name, case_text);
@@ -117,10 +121,10 @@ static inline double inner_product(int64_t count, const real *c, const real *y)
     return sum;
 }
 
-/* Compares gradient [count] of loss(context) with central differences over x [count], which loss reads; at most 60
- * elements are tried. Only the double build is exact enough. */
-static inline void check_gradient(int64_t count, real *x, const real *gradient, double (*loss)(void *), void *context,
-                                  const char *name, const char *file, int line)
+/* Compares gradient [count] of loss(context) with central differences over x [count], which loss reads; at
+ * most 60 elements are tried. Only the double build is exact enough. */
+static inline void check_gradient(int64_t count, real *x, const real *gradient, double (*loss)(void *),
+                                  void *context, const char *name, const char *file, int line)
 {
     const double step = 1e-5;
     char text[400];
@@ -137,7 +141,8 @@ static inline void check_gradient(int64_t count, real *x, const real *gradient, 
         off += difference * difference;
         size += (double)gradient[i] * (double)gradient[i];
     }
-    snprintf(text, sizeof text, "%s near differences: relative distance %.3g within 1e-6 (%s)", name, sqrt(off / size), case_text);
+    snprintf(text, sizeof text, "%s near differences: relative distance %.3g within 1e-6 (%s)", name,
+             sqrt(off / size), case_text);
     test_expect(sqrt(off) <= 1e-6 * sqrt(size), text, file, line);
 }
 #define expect_gradient(count, x, gradient, loss, context) \

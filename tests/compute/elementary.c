@@ -33,7 +33,8 @@ static void ends_of_exponential(void)
     if (sizeof(real) == sizeof(float)) {
         expect(isinf(moire_exp((real)88.8)));
         expect(isfinite(moire_exp((real)88.7)));
-        expect_near((double)moire_exp((real)-100.0) / exp(-100.0), 1, 0.02); /* subnormal: few bits are left */
+        expect_near((double)moire_exp((real)-100.0) / exp(-100.0), 1,
+                    0.02); /* subnormal: few bits are left */
     }
 }
 
@@ -57,7 +58,8 @@ static void sums(void)
 {
     for (int64_t n = 0; n < 1200; n += n < 70 ? 1 : 97) {
         real *x = random_reals(n), *y = random_reals(n);
-        double sum = 0, dot = 0, around = 0, size = 1e-300, tolerance = sizeof(real) == sizeof(float) ? 3e-7 : 1e-14;
+        double sum = 0, dot = 0, around = 0, size = 1e-300,
+               tolerance = sizeof(real) == sizeof(float) ? 3e-7 : 1e-14;
         for (int64_t i = 0; i < n; i++) {
             sum += (double)x[i];
             dot += (double)x[i] * (double)y[i];

@@ -13,10 +13,12 @@ static void gemm(void)
 /* y = x W^T + b and its gradients, all against naive products. */
 static void compare_linear(int64_t rows, int64_t inputs, int64_t outputs, bool with_bias)
 {
-    real *x = random_reals(rows * inputs), *w = random_reals(outputs * inputs), *b = with_bias ? random_reals(outputs) : NULL;
+    real *x = random_reals(rows * inputs), *w = random_reals(outputs * inputs),
+         *b = with_bias ? random_reals(outputs) : NULL;
     real *y = nan_reals(rows * outputs), *dy = random_reals(rows * outputs);
     double *y_wanted = zero_doubles(rows * outputs);
-    new_case("%lld rows, %lld to %lld, bias %d", (long long)rows, (long long)inputs, (long long)outputs, with_bias);
+    new_case("%lld rows, %lld to %lld, bias %d", (long long)rows, (long long)inputs, (long long)outputs,
+             with_bias);
     naive_gemm(false, true, rows, outputs, inputs, 1, x, inputs, w, inputs, 0, y_wanted, outputs);
     for (int64_t i = 0; with_bias && i < rows * outputs; i++) y_wanted[i] += (double)b[i % outputs];
     moire_linear_forward(rows, inputs, outputs, x, w, b, y);
@@ -25,13 +27,15 @@ static void compare_linear(int64_t rows, int64_t inputs, int64_t outputs, bool w
     for (int accumulate = 0; accumulate < 2; accumulate++) {
         real *dx = accumulate ? random_reals(rows * inputs) : nan_reals(rows * inputs);
         double *dx_wanted = copy_doubles(rows * inputs, dx);
-        naive_gemm(false, false, rows, inputs, outputs, 1, dy, outputs, w, inputs, accumulate, dx_wanted, inputs);
+        naive_gemm(false, false, rows, inputs, outputs, 1, dy, outputs, w, inputs, accumulate, dx_wanted,
+                   inputs);
         moire_linear_backward_input(rows, inputs, outputs, dy, w, accumulate, dx);
         expect_close(rows * inputs, dx, dx_wanted);
     }
 
     real *dw = random_reals(outputs * inputs), *db = with_bias ? random_reals(outputs) : NULL;
-    double *dw_wanted = copy_doubles(outputs * inputs, dw), *db_wanted = with_bias ? copy_doubles(outputs, db) : NULL;
+    double *dw_wanted = copy_doubles(outputs * inputs, dw),
+           *db_wanted = with_bias ? copy_doubles(outputs, db) : NULL;
     naive_gemm(true, false, outputs, inputs, rows, 1, dy, outputs, x, inputs, 1, dw_wanted, inputs);
     for (int64_t i = 0; with_bias && i < rows * outputs; i++) db_wanted[i % outputs] += (double)dy[i];
     moire_linear_backward_weight(rows, inputs, outputs, x, dy, dw, db);
@@ -59,18 +63,22 @@ static void grouped(void)
     const int64_t inputs = 13, outputs = 21, instances = 5;
     const struct moire_segment segments[] = { { 0, 0, 3 }, { 3, 4, 1 }, { 0, 6, 7 }, { 4, 15, 2 } };
     const int64_t total = 18;
-    real *x = random_reals(total * inputs), *w = random_reals(instances * outputs * inputs), *y = random_reals(total * outputs);
-    real *dy = random_reals(total * outputs), *dx = random_reals(total * inputs), *added = copy_reals(total * inputs, dx);
+    real *x = random_reals(total * inputs), *w = random_reals(instances * outputs * inputs),
+         *y = random_reals(total * outputs);
+    real *dy = random_reals(total * outputs), *dx = random_reals(total * inputs),
+         *added = copy_reals(total * inputs, dx);
     double *y_wanted = copy_doubles(total * outputs, y), *dx_wanted = copy_doubles(total * inputs, dx);
     double *added_wanted = copy_doubles(total * inputs, dx);
     new_case("grouped");
     for (int i = 0; i < COUNT(segments); i++) {
         const struct moire_segment *s = &segments[i];
         const real *matrix = w + s->instance * outputs * inputs, *rows = dy + s->first_row * outputs;
-        naive_gemm(false, true, s->rows, outputs, inputs, 1, x + s->first_row * inputs, inputs, matrix, inputs, 0,
-                   y_wanted + s->first_row * outputs, outputs);
-        naive_gemm(false, false, s->rows, inputs, outputs, 1, rows, outputs, matrix, inputs, 0, dx_wanted + s->first_row * inputs, inputs);
-        naive_gemm(false, false, s->rows, inputs, outputs, 1, rows, outputs, matrix, inputs, 1, added_wanted + s->first_row * inputs, inputs);
+        naive_gemm(false, true, s->rows, outputs, inputs, 1, x + s->first_row * inputs, inputs, matrix,
+                   inputs, 0, y_wanted + s->first_row * outputs, outputs);
+        naive_gemm(false, false, s->rows, inputs, outputs, 1, rows, outputs, matrix, inputs, 0,
+                   dx_wanted + s->first_row * inputs, inputs);
+        naive_gemm(false, false, s->rows, inputs, outputs, 1, rows, outputs, matrix, inputs, 1,
+                   added_wanted + s->first_row * inputs, inputs);
     }
     moire_grouped_forward(segments, COUNT(segments), inputs, outputs, x, w, y);
     moire_grouped_backward_input(segments, COUNT(segments), inputs, outputs, dy, w, false, dx);
@@ -86,7 +94,8 @@ static void grouped_weight(void)
 {
     const int64_t inputs = 13, outputs = 21, instances = 5;
     const int64_t begin[] = { 1, 4, 4, 11, 12, 12 };
-    real *x = random_reals(12 * inputs), *dy = random_reals(12 * outputs), *dw = random_reals(instances * outputs * inputs);
+    real *x = random_reals(12 * inputs), *dy = random_reals(12 * outputs),
+         *dw = random_reals(instances * outputs * inputs);
     double *dw_wanted = copy_doubles(instances * outputs * inputs, dw);
     new_case("grouped weight");
     for (int64_t i = 0; i < instances; i++)
@@ -111,7 +120,8 @@ static void bits(void)
     }
     expect_same(outputs, sums[1], sums[0]);
     expect_same(outputs, sums[2], sums[0]);
-    real *once = nan_reals(rows * outputs), *again = nan_reals(rows * outputs), *w = random_reals(outputs * inputs);
+    real *once = nan_reals(rows * outputs), *again = nan_reals(rows * outputs),
+         *w = random_reals(outputs * inputs);
     moire_linear_forward(rows, inputs, outputs, x, w, NULL, once);
     moire_linear_forward(rows, inputs, outputs, x, w, NULL, again);
     expect_same(rows * outputs, again, once);
@@ -142,9 +152,11 @@ static double linear_loss(void *context)
 static void linear_gradients(void)
 {
     struct linear_case c = { 7, 13, 11, NULL, NULL, NULL, NULL, NULL };
-    c.x = random_reals(c.rows * c.inputs), c.w = random_reals(c.outputs * c.inputs), c.b = random_reals(c.outputs);
+    c.x = random_reals(c.rows * c.inputs), c.w = random_reals(c.outputs * c.inputs),
+    c.b = random_reals(c.outputs);
     c.y = nan_reals(c.rows * c.outputs), c.dy = random_reals(c.rows * c.outputs);
-    real *dx = nan_reals(c.rows * c.inputs), *dw = hold(c.outputs * c.inputs, sizeof *dw), *db = hold(c.outputs, sizeof *db);
+    real *dx = nan_reals(c.rows * c.inputs), *dw = hold(c.outputs * c.inputs, sizeof *dw),
+         *db = hold(c.outputs, sizeof *db);
     moire_linear_backward_input(c.rows, c.inputs, c.outputs, c.dy, c.w, false, dx);
     moire_linear_backward_weight(c.rows, c.inputs, c.outputs, c.x, c.dy, dw, db);
     new_case("linear");

@@ -6,8 +6,8 @@
 static const double epsilon = 1e-5;
 
 /* bias NULL: rms. normal [rows, dim] and inverse [rows] are what backward needs. */
-static void naive_forward(int64_t rows, int64_t dim, const real *x, const real *weight, const real *bias, double *y,
-                          double *normal, double *mean, double *inverse)
+static void naive_forward(int64_t rows, int64_t dim, const real *x, const real *weight, const real *bias,
+                          double *y, double *normal, double *mean, double *inverse)
 {
     for (int64_t r = 0; r < rows; r++) {
         double sum = 0, squares = 0;
@@ -22,8 +22,8 @@ static void naive_forward(int64_t rows, int64_t dim, const real *x, const real *
     }
 }
 
-static void naive_backward(int64_t rows, int64_t dim, bool layer, const real *weight, const real *dy, const double *normal,
-                           const double *inverse, double *dx, double *dw, double *db)
+static void naive_backward(int64_t rows, int64_t dim, bool layer, const real *weight, const real *dy,
+                           const double *normal, const double *inverse, double *dx, double *dw, double *db)
 {
     for (int64_t r = 0; r < rows; r++) {
         double sum = 0, along = 0;
@@ -45,9 +45,11 @@ static void compare(int64_t rows, int64_t dim, bool layer)
     real *x = random_reals(rows * dim), *weight = random_reals(dim), *bias = layer ? random_reals(dim) : NULL;
     real *y = nan_reals(rows * dim), *saved = nan_reals(rows * 2), *dy = random_reals(rows * dim);
     real *dx = random_reals(rows * dim), *dw = random_reals(dim), *db = layer ? random_reals(dim) : NULL;
-    double *y_wanted = zero_doubles(rows * dim), *normal = zero_doubles(rows * dim), *saved_wanted = zero_doubles(2 * rows);
+    double *y_wanted = zero_doubles(rows * dim), *normal = zero_doubles(rows * dim),
+           *saved_wanted = zero_doubles(2 * rows);
     double *mean = zero_doubles(rows), *inverse = zero_doubles(rows);
-    double *dx_wanted = copy_doubles(rows * dim, dx), *dw_wanted = copy_doubles(dim, dw), *db_wanted = layer ? copy_doubles(dim, db) : NULL;
+    double *dx_wanted = copy_doubles(rows * dim, dx), *dw_wanted = copy_doubles(dim, dw),
+           *db_wanted = layer ? copy_doubles(dim, db) : NULL;
     new_case("%s, %lld rows of %lld", layer ? "layer" : "rms", (long long)rows, (long long)dim);
     naive_forward(rows, dim, x, weight, bias, y_wanted, normal, mean, inverse);
     naive_backward(rows, dim, layer, weight, dy, normal, inverse, dx_wanted, dw_wanted, db_wanted);
@@ -79,7 +81,8 @@ static void sizes(void)
 static void far_from_zero(void)
 {
     const int64_t dim = 100;
-    real *x = random_reals(dim), *weight = random_reals(dim), *bias = random_reals(dim), *y = nan_reals(dim), *saved = nan_reals(2);
+    real *x = random_reals(dim), *weight = random_reals(dim), *bias = random_reals(dim), *y = nan_reals(dim),
+         *saved = nan_reals(2);
     double *wanted = zero_doubles(dim), *normal = zero_doubles(dim), mean, inverse;
     for (int64_t i = 0; i < dim; i++) x[i] += 1000;
     new_case("far from zero");
@@ -89,14 +92,17 @@ static void far_from_zero(void)
     release_all();
 }
 
-/* The bits of a row depend neither on its place nor on threads; the sums over rows do not depend on threads. */
+/* The bits of a row depend neither on its place nor on threads; the sums over rows do not depend on
+ * threads. */
 static void bits(void)
 {
     const int64_t rows = 150, dim = 333;
-    real *x = random_reals(rows * dim), *weight = random_reals(dim), *bias = random_reals(dim), *dy = random_reals(rows * dim);
+    real *x = random_reals(rows * dim), *weight = random_reals(dim), *bias = random_reals(dim),
+         *dy = random_reals(rows * dim);
     real *y[3], *dx[3], *dw[3], *db[3], *saved = nan_reals(2 * rows);
     for (int n = 0; n < 3; n++) {
-        y[n] = nan_reals(rows * dim), dx[n] = hold(rows * dim, sizeof(real)), dw[n] = hold(dim, sizeof(real)), db[n] = hold(dim, sizeof(real));
+        y[n] = nan_reals(rows * dim), dx[n] = hold(rows * dim, sizeof(real)), dw[n] = hold(dim, sizeof(real)),
+        db[n] = hold(dim, sizeof(real));
         omp_set_num_threads(n == 0 ? 3 : n);
         moire_norm_forward(rows, dim, epsilon, x, weight, bias, y[n], saved);
         moire_norm_backward(rows, dim, x, weight, saved, dy, dx[n], dw[n], db[n]);
@@ -132,9 +138,11 @@ static void gradients(void)
 {
     for (int layer = 0; layer < 2; layer++) {
         struct norm_case c = { 3, 19, NULL, NULL, NULL, NULL, NULL, NULL };
-        c.x = random_reals(c.rows * c.dim), c.weight = random_reals(c.dim), c.bias = layer ? random_reals(c.dim) : NULL;
+        c.x = random_reals(c.rows * c.dim), c.weight = random_reals(c.dim),
+        c.bias = layer ? random_reals(c.dim) : NULL;
         c.y = nan_reals(c.rows * c.dim), c.saved = nan_reals(2 * c.rows), c.dy = random_reals(c.rows * c.dim);
-        real *dx = hold(c.rows * c.dim, sizeof *dx), *dw = hold(c.dim, sizeof *dw), *db = layer ? hold(c.dim, sizeof *db) : NULL;
+        real *dx = hold(c.rows * c.dim, sizeof *dx), *dw = hold(c.dim, sizeof *dw),
+             *db = layer ? hold(c.dim, sizeof *db) : NULL;
         norm_loss(&c);
         moire_norm_backward(c.rows, c.dim, c.x, c.weight, c.saved, c.dy, dx, dw, db);
         new_case(layer ? "layer" : "rms");

@@ -10,8 +10,10 @@ static void compare_embedding(int64_t rows, int64_t sequence, int64_t dim, bool 
 {
     const int64_t vocabulary = 11, first = 2;
     int32_t *tokens = random_tokens(rows, vocabulary), *order = random_tokens(rows, vocabulary);
-    real *table = random_reals(vocabulary * dim), *positions = with_positions ? random_reals((sequence + first) * dim) : NULL;
-    real *out = nan_reals(rows * dim), *d_out = random_reals(rows * dim), *d_table = random_reals(vocabulary * dim);
+    real *table = random_reals(vocabulary * dim),
+         *positions = with_positions ? random_reals((sequence + first) * dim) : NULL;
+    real *out = nan_reals(rows * dim), *d_out = random_reals(rows * dim),
+         *d_table = random_reals(vocabulary * dim);
     real *d_positions = with_positions ? random_reals(sequence * dim) : NULL;
     double *out_wanted = zero_doubles(rows * dim), *d_table_wanted = copy_doubles(vocabulary * dim, d_table);
     double *d_positions_wanted = with_positions ? copy_doubles(sequence * dim, d_positions) : NULL;
@@ -23,7 +25,8 @@ static void compare_embedding(int64_t rows, int64_t sequence, int64_t dim, bool 
             out_wanted[r * dim + i] += (double)positions[(first + r % sequence) * dim + i];
             d_positions_wanted[r % sequence * dim + i] += (double)d_out[r * dim + i];
         }
-    new_case("embedding, %lld rows of %lld, S %lld, positions %d", (long long)rows, (long long)dim, (long long)sequence, with_positions);
+    new_case("embedding, %lld rows of %lld, S %lld, positions %d", (long long)rows, (long long)dim,
+             (long long)sequence, with_positions);
     moire_embedding_forward(rows, sequence, dim, tokens, table, positions, first, out);
     moire_embedding_backward(rows, sequence, dim, vocabulary, tokens, d_out, d_table, d_positions, order);
     expect_close(rows * dim, out, out_wanted);
@@ -47,11 +50,13 @@ static void compare_cross_entropy(int64_t rows, int64_t vocabulary, double size,
 {
     real *logits = random_reals(rows * vocabulary), *kept, *gradient;
     int32_t *targets = random_tokens(rows, vocabulary);
-    double *losses = zero_doubles(rows), *losses_again = zero_doubles(rows), *wanted = zero_doubles(rows * vocabulary);
+    double *losses = zero_doubles(rows), *losses_again = zero_doubles(rows),
+           *wanted = zero_doubles(rows * vocabulary);
     for (int64_t i = 0; i < rows * vocabulary; i++) logits[i] = (real)((double)logits[i] * size + offset);
     kept = copy_reals(rows * vocabulary, logits);
     gradient = copy_reals(rows * vocabulary, logits);
-    new_case("cross entropy, %lld rows of %lld, size %g, offset %g", (long long)rows, (long long)vocabulary, size, offset);
+    new_case("cross entropy, %lld rows of %lld, size %g, offset %g", (long long)rows, (long long)vocabulary,
+             size, offset);
     moire_cross_entropy(rows, vocabulary, targets, (real)0.25, false, logits, losses);
     moire_cross_entropy(rows, vocabulary, targets, (real)0.25, true, gradient, losses_again);
     expect_same(rows * vocabulary, logits, kept);
@@ -62,7 +67,8 @@ static void compare_cross_entropy(int64_t rows, int64_t vocabulary, double size,
         for (int64_t i = 0; i < vocabulary; i++) sum += exp((double)row[i] - most);
         for (int64_t i = 0; i < vocabulary; i++)
             wanted[r * vocabulary + i] = 0.25 * (exp((double)row[i] - most) / sum - (i == targets[r]));
-        expect_near(losses[r], most + log(sum) - (double)row[targets[r]], sizeof(real) == sizeof(float) ? 3e-7 : 1e-13);
+        expect_near(losses[r], most + log(sum) - (double)row[targets[r]],
+                    sizeof(real) == sizeof(float) ? 3e-7 : 1e-13);
         expect(losses[r] == losses_again[r]);
     }
     expect_close(rows * vocabulary, gradient, wanted);
@@ -102,7 +108,8 @@ static void elementwise(void)
         for (int n = 0; n < COUNT(lengths); n++) {
             int64_t count = lengths[n];
             real *x = random_reals(count), *y = random_reals(count), *z = nan_reals(count);
-            double *added = copy_doubles(count, y), *scaled = copy_doubles(count, x), *filled = zero_doubles(count);
+            double *added = copy_doubles(count, y), *scaled = copy_doubles(count, x),
+                   *filled = zero_doubles(count);
             omp_set_num_threads(thread_counts[t]);
             new_case("%lld elements", (long long)count);
             for (int64_t i = 0; i < count; i++) added[i] += (double)x[i], scaled[i] *= 0.3, filled[i] = -1.5;
@@ -161,17 +168,21 @@ static void adamw(void)
         for (int n = 0; n < COUNT(lengths); n++) {
             int64_t count = lengths[n];
             real *p = random_reals(count), *m = hold(count, sizeof *m), *v = hold(count, sizeof *v);
-            double *p_wanted = copy_doubles(count, p), *m_wanted = zero_doubles(count), *v_wanted = zero_doubles(count);
+            double *p_wanted = copy_doubles(count, p), *m_wanted = zero_doubles(count),
+                   *v_wanted = zero_doubles(count);
             omp_set_num_threads(thread_counts[t]);
             new_case("adamw, %lld elements", (long long)count);
             for (int step = 1; step <= 3; step++) {
-                struct moire_adamw a = { 0.01, 0.9, 0.95, 1e-8, 0.1, 1 - pow(0.9, step), 1 - pow(0.95, step), 0.5 };
+                struct moire_adamw a = { 0.01, 0.9, 0.95, 1e-8, 0.1, 1 - pow(0.9, step), 1 - pow(0.95, step),
+                                         0.5 };
                 real *gradient = random_reals(count);
                 for (int64_t i = 0; i < count; i++) {
                     double g = (double)gradient[i] * a.gradient_scale;
                     m_wanted[i] = a.beta1 * m_wanted[i] + (1 - a.beta1) * g;
                     v_wanted[i] = a.beta2 * v_wanted[i] + (1 - a.beta2) * g * g;
-                    p_wanted[i] -= a.rate * (m_wanted[i] / a.correction1 / (sqrt(v_wanted[i] / a.correction2) + a.epsilon) + a.decay * p_wanted[i]);
+                    p_wanted[i] -= a.rate * (m_wanted[i] / a.correction1 /
+                                                 (sqrt(v_wanted[i] / a.correction2) + a.epsilon) +
+                                             a.decay * p_wanted[i]);
                 }
                 moire_adamw_update(&a, count, gradient, p, m, v);
             }
@@ -193,7 +204,8 @@ static void bits(void)
     for (int n = 0; n < 4; n++) {
         real *m = hold(count, sizeof *m), *v = hold(count, sizeof *v);
         omp_set_num_threads(n < 2 ? 3 : n - 1);
-        d_table[n] = hold(vocabulary * dim, sizeof(real)), d_positions[n] = hold(33 * dim, sizeof(real)), p[n] = copy_reals(count, start);
+        d_table[n] = hold(vocabulary * dim, sizeof(real)), d_positions[n] = hold(33 * dim, sizeof(real)),
+        p[n] = copy_reals(count, start);
         moire_embedding_backward(rows, 33, dim, vocabulary, tokens, d_out, d_table[n], d_positions[n], order);
         moire_adamw_update(&a, count, d_out, p[n], m, v);
         new_case("run %d", n);
@@ -220,7 +232,14 @@ static double embedding_loss(void *context)
 
 static void embedding_gradients(void)
 {
-    struct embedding_case c = { 12, 4, 5, random_tokens(12, 6), random_reals(6 * 5), random_reals(4 * 5), nan_reals(12 * 5), random_reals(12 * 5) };
+    struct embedding_case c = { 12,
+                                4,
+                                5,
+                                random_tokens(12, 6),
+                                random_reals(6 * 5),
+                                random_reals(4 * 5),
+                                nan_reals(12 * 5),
+                                random_reals(12 * 5) };
     real *d_table = hold(6 * 5, sizeof *d_table), *d_positions = hold(4 * 5, sizeof *d_positions);
     int32_t *order = random_tokens(12, 6);
     moire_embedding_backward(c.rows, c.sequence, c.dim, 6, c.tokens, c.d_out, d_table, d_positions, order);
