@@ -27,10 +27,10 @@ enum distance { ANY, RANK, NODE };
 
 static bool is_as_far(const struct moire_router_setting *setting, int64_t expert, enum distance distance)
 {
+    if (distance == ANY) return true;
     const struct moire_mesh *mesh = setting->mesh;
-    int own = mesh->expert.rank, rank = rank_of(setting->placement, expert);
-    if (distance == NODE) return mesh->expert_node_of[rank] != mesh->expert_node_of[own];
-    return distance == ANY || rank != own;
+    const int own = mesh->expert.rank, rank = rank_of(setting->placement, expert);
+    return distance == RANK ? rank != own : mesh->expert_node_of[rank] != mesh->expert_node_of[own];
 }
 
 /* The farthest distance at which there are K experts to choose from. */
