@@ -7,31 +7,54 @@
 #include "moire/cluster/mesh.h"
 
 struct moire_optimizer {
-    const struct moire_config *config;     /* borrowed */
-    const struct moire_tensors *tensors;   /* borrowed */
-    real *first_moment, *second_moment;    /* arenas, owned */
+    const struct moire_config *config;   /* borrowed */
+    const struct moire_tensors *tensors; /* borrowed */
+    real *first_moment, *second_moment;  /* arenas, owned */
 };
-moire_status moire_optimizer_create(const struct moire_config *config, const struct moire_tensors *tensors, struct moire_optimizer *optimizer);
-void moire_optimizer_free(struct moire_optimizer *optimizer);
-/* One update of every tensor; `step` counts from 1. Settings of a tensor: decay where tensor->decay, router tensors
- * ("layers.N.router") with train.router_learning_rate. Not collective. */
-void moire_optimizer_update(struct moire_optimizer *optimizer, int64_t step, double rate, double gradient_scale, const real *gradients, real *parameters);
+/* Moments of zero. Not collective. */
+moire_status moire_optimizer_create(const struct moire_config *config, const struct moire_tensors *tensors,
+                                    struct moire_optimizer *optimizer);
+void moire_optimizer_free(struct moire_optimizer *optimizer); /* fine for a zeroed one */
+/* One update of every tensor; `step` counts from 1. Settings of a tensor: weight decay where tensor->decay,
+ * router tensors ("layers.N.router") with train.router_learning_rate. Padding is never touched, so it stays
+ * zero. A rank without experts updates the dense tensors only. Not collective. */
+void moire_optimizer_update(struct moire_optimizer *optimizer, int64_t step, double rate,
+                            double gradient_scale, const real *gradients, real *parameters);
 
-/* Sums gradients over ranks: dense tensors over the world, expert tensors over mesh->data, in buckets of `bucket_bytes`
- * whose cuts depend on the table alone. Collective over the world. */
-moire_status moire_gradient_sync(const struct moire_mesh *mesh, const struct moire_tensors *tensors, int64_t bucket_bytes, real *gradients);
-/* Global norm of synced gradients: dense tensors once, experts summed over mesh->expert. The same bits on all ranks. Collective. */
-moire_status moire_gradient_norm(const struct moire_mesh *mesh, const struct moire_tensors *tensors, const real *gradients, double *norm);
+/* Sums gradients over ranks: dense tensors over the world, expert tensors over mesh->data, in buckets of
+ * `bucket_bytes` whose cuts depend on the table alone. Collective over the world. */
+moire_status moire_gradient_sync(const struct moire_mesh *mesh, const struct moire_tensors *tensors,
+                                 int64_t bucket_bytes, real *gradients);
+/* This rank's part of the global sum of squares of synced gradients: rank 0 brings the dense tensors, the
+ * ranks of the first expert group bring their experts, all others 0. Summed over the world in one reduction,
+ * the result has the same bits on all ranks. Not collective. */
+double moire_gradient_squares(const struct moire_mesh *mesh, const struct moire_tensors *tensors,
+                              const real *gradients);
+/* Global norm of synced gradients: the root of that sum, dense tensors and experts counted once each. The
+ * same bits on all ranks. Collective over the world. */
+moire_status moire_gradient_norm(const struct moire_mesh *mesh, const struct moire_tensors *tensors,
+                                 const real *gradients, double *norm);
+/* Factor that brings a gradient of this norm down to train.clip; 1 where it is shorter, or clip = none. */
+double moire_gradient_clip(const struct moire_config *config, double norm);
 
-/* Learning rate schedules: a table. Rate over the highest at `step` (from 1) of `steps`, after the linear warm-up. */
+/* Learning rate schedules: a table. With n = train.steps, w = train.warmup, f = train.final_ratio, and shares of
+ * steps that stop at 1:
+ *   cosine    f + (1 - f) (1 + cos(pi (step - w) / (n - w))) / 2      (Loshchilov, Hutter, arXiv 1608.03983)
+ *   constant  1
+ *   wsd       1, and in the last train.decay_fraction of the steps, from s = max(w, n - round(decay_fraction n))
+ *             on, 1 - (1 - f) (step - s) / (n - s)       (warm-up, stable, decay; Hu et al., arXiv 2404.06395) */
 struct moire_schedule {
     const char *name, *help;
+    /* Rate over the highest after the warm-up, at `step` (from 1). */
     double (*factor)(const struct moire_config *config, int64_t step);
 };
 extern const struct moire_schedule moire_schedules[];
 extern const int moire_schedule_count;
-moire_status moire_schedule_find(const char *name, const struct moire_schedule **schedule); /* MOIRE_USAGE with the nearest name */
-/* warm-up: step / warmup while step <= warmup. */
-double moire_schedule_rate(const struct moire_config *config, const struct moire_schedule *schedule, int64_t step);
+/* MOIRE_USAGE with the nearest name. Not collective. */
+moire_status moire_schedule_find(const char *name, const struct moire_schedule **schedule);
+/* The learning rate of a step, counted from 1: train.learning_rate times step / warmup while step <= warmup,
+ * times the schedule's factor after it. Not collective. */
+double moire_schedule_rate(const struct moire_config *config, const struct moire_schedule *schedule,
+                           int64_t step);
 
 #endif

@@ -1,5 +1,5 @@
-/* The training loop. A run: data -> batch -> loss and gradients -> sync -> norm, clip -> update, with evaluation, metrics,
- * checkpoints and the end-of-run tables. Every call is collective over the world; errors come back agreed on. */
+/* The training loop. A run: data -> batch -> loss and gradients -> sync -> norm, clip -> update, with
+ * evaluation, metrics, checkpoints and the end-of-run tables. Errors come back agreed on. */
 #ifndef MOIRE_TRAIN_TRAIN_H
 #define MOIRE_TRAIN_TRAIN_H
 
@@ -7,32 +7,71 @@
 #include "moire/model/model.h"
 #include "moire/train/optimizer.h"
 
-/* Trains as the configuration says, in run.dir. MOIRE_OK: train.steps done. MOIRE_STOPPED: train.stop_after or SIGTERM or SIGUSR1, with a valid checkpoint.
- * MOIRE_NOT_FINITE: step, layer and tensor are named; the last good checkpoint is kept. Fails before anything is written when ranks differ in
- * configuration or data. */
+/* Trains as the configuration says, in run.dir. MOIRE_OK: train.steps done. MOIRE_STOPPED: train.stop_after,
+ * or SIGTERM or SIGUSR1 on any rank, with a valid checkpoint. MOIRE_NOT_FINITE: step, layer and tensor are
+ * named; no update with such gradients is made and the last good checkpoint is kept. MOIRE_USAGE, before
+ * anything is written, when ranks differ in configuration or data. MPI runs already. Ranks without sequences
+ * and without experts are normal.
+ *
+ * run.dir holds run.json, checkpoints/, routing.h5 (moe.record) and metrics.jsonl, one object a step:
+ *   step                      optimizer steps done
+ *   loss                      cross entropy, nats a token, over all tokens of the step
+ *   validation_loss           the same over the validation sequences; only where it was measured
+ *   learning_rate, grad_norm  as used; the norm is the global one, before clipping
+ *   tokens, tokens_per_second of this step
+ *   seconds                   of this step, without evaluation, metrics and checkpoint; maximum over ranks
+ *   exchange_seconds          in dispatch and combine, forward and backward; maximum over ranks
+ *   exchange_exposed_seconds  the part of it that no compute hid; maximum over ranks. Nothing is hidden yet
+ *   skew_seconds              in the preparation of exchanges, waiting for the last rank; maximum over ranks
+ *   expert_seconds            in the products of experts; maximum over ranks
+ *   imbalance                 largest over mean slots of an expert, mean over layers; only with experts
+ *   dropped                   slots past capacity, all ranks and layers
+ *   bytes_own, bytes_node, bytes_far
+ *                             that ranks moved within themselves, within nodes, between nodes; sum over ranks
+ *   balance_loss, z_loss      as added to the loss, summed over layers
+ * Collective over the world. */
 moire_status moire_train(const struct moire_config *config);
 
-/* Validation loss, total and by domain, over `sequences` validation sequences (or MOIRE_ALL), spread over all ranks. The same on all ranks. */
+/* Validation loss, total and by domain. The same on all ranks. */
 struct moire_evaluation {
-    double loss;                 /* nats a token */
+    double loss; /* nats a token; NaN where there is no token */
     int64_t tokens;
     int domains;
-    double *domain_loss;         /* owned, [domains]; sums divided by tokens */
-    int64_t *domain_tokens;      /* owned, [domains] */
-    double *load;                /* owned, [E]: slots by expert, all layers */
-    int64_t experts;
+    double *domain_loss;    /* owned, [domains]; sums divided by tokens, 0 without tokens */
+    int64_t *domain_tokens; /* owned, [domains] */
+    double *load;           /* owned, [E]: slots by expert, all layers with experts */
+    int64_t experts;        /* E; 0 without layers with experts */
+    /* working space, owned */
+    int64_t capacity;   /* sequences that one call of the model takes from all ranks together */
+    int32_t *batch;     /* [model->sequences, S + 1] */
+    int *batch_domains; /* [model->sequences] */
+    double *sums;       /* [2 domains + E + 1] */
 };
-moire_status moire_evaluation_create(const struct moire_data *data, const struct moire_model *model, struct moire_evaluation *evaluation);
-void moire_evaluation_free(struct moire_evaluation *evaluation);
-moire_status moire_evaluate(struct moire_model *model, const struct moire_data *data, int64_t sequences, struct moire_evaluation *evaluation);
-/* Loss, perplexity, and the tables of domains and experts on standard output, 80 columns; rank 0 prints. */
+/* The model need not be a training one. Where it takes no sequence on rank 0: MOIRE_FAILED, agreed, also for
+ * lack of memory. Collective over the world. */
+moire_status moire_evaluation_create(const struct moire_data *data, const struct moire_model *model,
+                                     struct moire_evaluation *evaluation);
+void moire_evaluation_free(struct moire_evaluation *evaluation); /* fine for a zeroed one */
+/* Over the first `sequences` validation sequences (or MOIRE_ALL; never more than there are), spread evenly
+ * over all ranks. Timed as EVALUATION. Collective over the world. */
+moire_status moire_evaluate(struct moire_model *model, const struct moire_data *data, int64_t sequences,
+                            struct moire_evaluation *evaluation);
+/* Loss, perplexity, and the tables of domains (those with most tokens) and experts on standard output, 80
+ * columns; rank 0 prints. Not collective. */
 void moire_evaluation_print(const struct moire_evaluation *evaluation, const struct moire_data *data);
 
-/* Opens data on all ranks, agrees, and checks that all ranks have the same (checksum). Collective. */
-moire_status moire_train_open_data(const struct moire_config *config, const struct moire_mesh *mesh, struct moire_data **data);
-/* Largest number of sequences that a rank brings in a micro-batch of train.batch / train.accumulate. Not collective. */
+/* Opens data on all ranks, agrees, and checks that all ranks have the same (checksum). Collective over the
+ * world. */
+moire_status moire_train_open_data(const struct moire_config *config, const struct moire_mesh *mesh,
+                                   struct moire_data **data);
+/* Largest number of sequences that this rank brings in a micro-batch of train.batch / train.accumulate. Not
+ * collective. */
 int64_t moire_train_local_sequences(const struct moire_config *config, const struct moire_mesh *mesh);
-/* Reads parameters (and, where optimizer is not NULL, moments) of a checkpoint. Collective. */
-moire_status moire_train_load(const char *path, struct moire_model *model, struct moire_optimizer *optimizer, int64_t *step, int64_t *sequences);
+/* Reads parameters (and, where optimizer is not NULL, moments) of a checkpoint. Fails as
+ * moire_checkpoint_read, and with MOIRE_USAGE where model.heads differs, which no tensor's shape shows.
+ * *step: optimizer steps done, *sequences: training sequences seen (both may be NULL). Collective over the
+ * world. */
+moire_status moire_train_load(const char *path, struct moire_model *model, struct moire_optimizer *optimizer,
+                              int64_t *step, int64_t *sequences);
 
 #endif
