@@ -7,7 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SMALL_BYTES = 1 << 16 }; /* up to so many a copy costs no more than a mapping */
+/* Up to so many a copy costs no more than a mapping, of which a process may have only some 65,000. */
+enum { SMALL_BYTES = 1 << 16 };
 
 static moire_status map_descriptor(int descriptor, const char *path, int64_t bytes,
                                    struct moire_file_map *map)
@@ -40,8 +41,9 @@ moire_status moire_file_map(const char *path, struct moire_file_map *map)
         status = moire_fail(MOIRE_NO_FILE, "cannot read %s; found: %s; try another path", path,
                             strerror(errno));
     else if (!S_ISREG(about.st_mode))
-        status = moire_fail(MOIRE_NO_FILE, "cannot read %s; found a %s, expected a regular file", path,
-                            S_ISDIR(about.st_mode) ? "directory" : "special file");
+        status = moire_fail(MOIRE_NO_FILE, "cannot read %s; found a %s, expected a regular file; try %s",
+                            path, S_ISDIR(about.st_mode) ? "directory" : "special file",
+                            S_ISDIR(about.st_mode) ? "a file inside it" : "a copy of its contents");
     else if (about.st_size > SMALL_BYTES)
         status = map_descriptor(descriptor, path, about.st_size, map);
     else

@@ -63,6 +63,6 @@ static moire_status open_llmc(const struct moire_config *config, struct moire_da
 }
 
 const struct moire_source moire_source_llmc = {
-    .name = "llmc", .help = "llm.c .bin files, uint16 tokens", .open = open_llmc, .fetch =
-        moire_data_fetch_stored,
+    .name = "llmc", .help = "llm.c .bin files, uint16 tokens", .open = open_llmc,
+    .fetch = moire_data_fetch_stored,
 };

@@ -205,8 +205,8 @@ static moire_status count_windows(struct moire_data *data)
     }
     data->domain_count = kept;
     if (data->domains_left_out > 0)
-        moire_warn("%" PRId64 " of %" PRId64 " domains are left out, %" PRId64 " tokens together: each is "
-                   "shorter than model.sequence + 1 = %" PRId64 " tokens (data.domain=kind joins files)",
+        moire_warn("domains left out: %" PRId64 " of %" PRId64 ", %" PRId64 " tokens together; each is shorter "
+                   "than model.sequence + 1 = %" PRId64 " tokens (data.domain=kind joins files)",
                    data->domains_left_out, all, data->tokens_left_out, data->sequence + 1);
     return MOIRE_OK;
 }

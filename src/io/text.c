@@ -53,7 +53,7 @@ static moire_status add_files(struct moire_data *data, const char *patterns, con
     if (data->file_count == 0)
         return moire_fail(MOIRE_BAD_DATA, "every file that matches '%s' is empty; found %" PRId64 " files of "
                           "0 bytes, expected text; try another pattern", patterns, data->empty_files);
-    if (data->empty_files > 0) moire_warn("%" PRId64 " empty files are skipped", data->empty_files);
+    if (data->empty_files > 0) moire_warn("empty files skipped: %" PRId64, data->empty_files);
     return MOIRE_OK;
 }
 
