@@ -19,7 +19,8 @@ struct moire_attention_shape {
  * turn by p theta^(-2i/A) (Su et al. 2021, in the order that Mixtral uses). inverse: backward. A is even. */
 void moire_rotary(const struct moire_attention_shape *shape, double theta, int64_t first_position, bool inverse, real *qkv);
 
-/* Elements of scratch that forward and backward need (all threads together). */
+/* Elements of scratch that forward and backward need: all threads together, for the number of threads set when this is
+ * called. */
 int64_t moire_attention_scratch(const struct moire_attention_shape *shape);
 /* out [T, H A]; saved [T, H]: logarithm of the sum of exponentials of each row of scores. Scores are q.k / sqrt(A). */
 void moire_attention_forward(const struct moire_attention_shape *shape, const real *qkv, real *out, real *saved, real *scratch);
