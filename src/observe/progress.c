@@ -164,12 +164,24 @@ static void wipe(void)
     progress.shown = false;
 }
 
+/* Whether a person sees the line. mpirun gives its ranks a pseudo terminal whatever its own output is, so where the
+ * parent is a launcher its output decides: /proc/PARENT/fd/1 is a link to a terminal or to something else. */
+static bool on_terminal(void)
+{
+    char link[64], target[256] = "";
+    if (!isatty(STDOUT_FILENO)) return false;
+    if (!getenv("OMPI_COMM_WORLD_SIZE")) return true;
+    snprintf(link, sizeof link, "/proc/%ld/fd/1", (long)getppid());
+    return readlink(link, target, sizeof target - 1) > 0 &&
+           (strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0);
+}
+
 void moire_progress_start(int mode)
 {
     if (moire_where.rank > 0) return;
     memset(&progress, 0, sizeof progress);
     progress.started = true;
-    progress.live = mode == MOIRE_PROGRESS_YES || (mode == MOIRE_PROGRESS_AUTO && isatty(STDOUT_FILENO));
+    progress.live = mode == MOIRE_PROGRESS_YES || (mode == MOIRE_PROGRESS_AUTO && on_terminal());
     if (progress.live) moire_log_set_before(wipe);
 }
 
