@@ -34,7 +34,8 @@ static void count_choices(int64_t slots, const struct moire_selection *selection
         if (selection->experts[slot] >= 0) load[selection->experts[slot]] += 1;
 }
 
-static void add_scores(int64_t experts, int64_t tokens, const real *logits, const real *scores, double *mean, double *z)
+static void add_scores(int64_t experts, int64_t tokens, const real *logits, const real *scores, double *mean,
+                       double *z)
 {
     for (int64_t t = 0; t < tokens; t++) {
         const real *p = scores + t * experts;
@@ -44,9 +45,11 @@ static void add_scores(int64_t experts, int64_t tokens, const real *logits, cons
     }
 }
 
-moire_status moire_balance_forward(const struct moire_balance_setting *setting, const struct moire_router_setting *router,
-                                   const struct moire_micro_batch *batch, const real *logits, const real *scores,
-                                   const struct moire_selection *selection, double *scratch, struct moire_balance *balance)
+moire_status moire_balance_forward(const struct moire_balance_setting *setting,
+                                   const struct moire_router_setting *router,
+                                   const struct moire_micro_batch *batch, const real *logits,
+                                   const real *scores, const struct moire_selection *selection,
+                                   double *scratch, struct moire_balance *balance)
 {
     const int64_t experts = router->experts;
     double *load = scratch, *mean = scratch + experts, *z = scratch + 2 * experts;
@@ -71,8 +74,8 @@ moire_status moire_balance_forward(const struct moire_balance_setting *setting, 
 
 /* One token. With p = softmax(logits):
  *   balance  a (f_j - sum_i f_i p_i) p_j,  a = weight E / T;      z  b lse p_j,  b = 2 weight / T. */
-static void add_gradient(int64_t experts, double a, double b, double load_scale, const double *load, const real *logits,
-                         const real *scores, real *logit_gradients)
+static void add_gradient(int64_t experts, double a, double b, double load_scale, const double *load,
+                         const real *logits, const real *scores, real *logit_gradients)
 {
     double inner = 0, z = b != 0 ? b * log_sum(experts, logits, scores) : 0;
     if (a != 0)
@@ -81,9 +84,10 @@ static void add_gradient(int64_t experts, double a, double b, double load_scale,
         logit_gradients[e] += (real)((double)scores[e] * (a * (load_scale * load[e] - inner) + z));
 }
 
-void moire_balance_backward(const struct moire_balance_setting *setting, const struct moire_router_setting *router,
-                            const struct moire_micro_batch *batch, const real *logits, const real *scores,
-                            const struct moire_balance *balance, real *logit_gradients)
+void moire_balance_backward(const struct moire_balance_setting *setting,
+                            const struct moire_router_setting *router, const struct moire_micro_batch *batch,
+                            const real *logits, const real *scores, const struct moire_balance *balance,
+                            real *logit_gradients)
 {
     if (!has_losses(setting) || batch->global_tokens == 0) return;
     const int64_t experts = router->experts;
@@ -98,17 +102,19 @@ void moire_balance_backward(const struct moire_balance_setting *setting, const s
 }
 
 /* ceil(K f T / E). A product that is an integer but for its rounding is that integer. */
-static double places_of(const struct moire_balance_setting *setting, const struct moire_router_setting *router,
-                        const struct moire_micro_batch *batch)
+static double places_of(const struct moire_balance_setting *setting,
+                        const struct moire_router_setting *router, const struct moire_micro_batch *batch)
 {
-    double places = (double)router->top_k * setting->capacity * (double)batch->global_tokens / (double)router->experts;
+    double places = (double)router->top_k * setting->capacity * (double)batch->global_tokens
+                    / (double)router->experts;
     double nearest = nearbyint(places);
     return fabs(places - nearest) <= 1e-12 * nearest ? nearest : ceil(places);
 }
 
-moire_status moire_capacity_apply(const struct moire_balance_setting *setting, const struct moire_router_setting *router,
-                                  const struct moire_micro_batch *batch, struct moire_selection *selection, int64_t *counts,
-                                  struct moire_balance *balance)
+moire_status moire_capacity_apply(const struct moire_balance_setting *setting,
+                                  const struct moire_router_setting *router,
+                                  const struct moire_micro_batch *batch, struct moire_selection *selection,
+                                  int64_t *counts, struct moire_balance *balance)
 {
     const int64_t slots = batch->tokens * router->top_k;
     for (int64_t slot = 0; slot < slots; slot++) selection->dropped[slot] = false;
@@ -121,7 +127,8 @@ moire_status moire_capacity_apply(const struct moire_balance_setting *setting, c
     MOIRE_TRY(moire_prefix_sum_integers(&router->mesh->world, counts, router->experts));
     const double places = places_of(setting, router, batch);
     for (int64_t slot = 0; slot < slots; slot++)
-        if (selection->experts[slot] >= 0) selection->dropped[slot] = (double)counts[selection->experts[slot]]++ >= places;
+        if (selection->experts[slot] >= 0)
+            selection->dropped[slot] = (double)counts[selection->experts[slot]]++ >= places;
     for (int64_t e = 0; e < router->experts; e++)
         if (balance->load[e] > places) balance->dropped += balance->load[e] - places;
     return MOIRE_OK;

@@ -9,11 +9,11 @@ static void activate(const struct moire_experts *experts, const struct moire_exp
 {
     if (experts->kind == MOIRE_SWIGLU)
         moire_swiglu_forward(rows->rows, experts->hidden, rows->gate, rows->up, rows->weights, rows->hidden);
-    else
-        moire_gelu_forward(rows->rows, experts->hidden, rows->up, rows->weights, rows->hidden);
+    else moire_gelu_forward(rows->rows, experts->hidden, rows->up, rows->weights, rows->hidden);
 }
 
-void moire_experts_forward(const struct moire_experts *experts, const struct moire_expert_rows *rows, real *output)
+void moire_experts_forward(const struct moire_experts *experts, const struct moire_expert_rows *rows,
+                           real *output)
 {
     const struct moire_segment *segments = rows->segments;
     const int64_t count = rows->segment_count, dim = experts->dim, hidden = experts->hidden;
@@ -25,30 +25,35 @@ void moire_experts_forward(const struct moire_experts *experts, const struct moi
 }
 
 /* One of the two matrices that the input goes through. */
-static void backward_matrix(const struct moire_experts *experts, const struct moire_expert_rows *rows, const real *gradient,
-                            const real *weights, real *weight_gradient, bool accumulate, real *input_gradient)
+static void backward_matrix(const struct moire_experts *experts, const struct moire_expert_rows *rows,
+                            const real *gradient, const real *weights, real *weight_gradient, bool accumulate,
+                            real *input_gradient)
 {
-    moire_grouped_backward_weight(rows->instance_begin, experts->instances, experts->dim, experts->hidden, rows->input,
-                                  gradient, weight_gradient);
-    moire_grouped_backward_input(rows->segments, rows->segment_count, experts->dim, experts->hidden, gradient, weights,
-                                 accumulate, input_gradient);
+    moire_grouped_backward_weight(rows->instance_begin, experts->instances, experts->dim, experts->hidden,
+                                  rows->input, gradient, weight_gradient);
+    moire_grouped_backward_input(rows->segments, rows->segment_count, experts->dim, experts->hidden, gradient,
+                                 weights, accumulate, input_gradient);
 }
 
-void moire_experts_backward(const struct moire_experts *experts, const struct moire_expert_rows *rows, const real *output_gradient,
-                            real *input_gradient, real *weight_gradients, real *scratch)
+void moire_experts_backward(const struct moire_experts *experts, const struct moire_expert_rows *rows,
+                            const real *output_gradient, real *input_gradient, real *weight_gradients,
+                            real *scratch)
 {
     const int64_t dim = experts->dim, hidden = experts->hidden;
     activate(experts, rows); /* other layers have used the scratch since */
-    moire_grouped_backward_weight(rows->instance_begin, experts->instances, hidden, dim, rows->hidden, output_gradient,
-                                  experts->down_gradient);
-    moire_grouped_backward_input(rows->segments, rows->segment_count, hidden, dim, output_gradient, experts->down, false, scratch);
+    moire_grouped_backward_weight(rows->instance_begin, experts->instances, hidden, dim, rows->hidden,
+                                  output_gradient, experts->down_gradient);
+    moire_grouped_backward_input(rows->segments, rows->segment_count, hidden, dim, output_gradient,
+                                 experts->down, false, scratch);
     /* From here on scratch holds the gradient of `up`, and hidden that of `gate`. */
     if (experts->kind == MOIRE_SWIGLU) {
-        moire_swiglu_backward(rows->rows, hidden, rows->gate, rows->up, rows->weights, scratch, rows->hidden, scratch,
-                              weight_gradients);
-        backward_matrix(experts, rows, rows->hidden, experts->gate, experts->gate_gradient, false, input_gradient);
+        moire_swiglu_backward(rows->rows, hidden, rows->gate, rows->up, rows->weights, scratch, rows->hidden,
+                              scratch, weight_gradients);
+        backward_matrix(experts, rows, rows->hidden, experts->gate, experts->gate_gradient, false,
+                        input_gradient);
     } else {
         moire_gelu_backward(rows->rows, hidden, rows->up, rows->weights, scratch, scratch, weight_gradients);
     }
-    backward_matrix(experts, rows, scratch, experts->up, experts->up_gradient, experts->kind == MOIRE_SWIGLU, input_gradient);
+    backward_matrix(experts, rows, scratch, experts->up, experts->up_gradient, experts->kind == MOIRE_SWIGLU,
+                    input_gradient);
 }

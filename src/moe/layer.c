@@ -20,8 +20,9 @@ static int64_t offset_of(const struct moire_tensors *tensors, int tensor)
 }
 
 /* The matrices of this rank's experts; `gradients` is NULL in forward. */
-static struct moire_experts experts_of(const struct moire_moe_layer *layer, const struct moire_tensors *tensors,
-                                       const real *parameters, real *gradients)
+static struct moire_experts experts_of(const struct moire_moe_layer *layer,
+                                       const struct moire_tensors *tensors, const real *parameters,
+                                       real *gradients)
 {
     const struct moire_moe *moe = layer->moe;
     const bool gated = moe->kind == MOIRE_SWIGLU;
@@ -56,23 +57,26 @@ static struct moire_expert_rows rows_of(const struct moire_moe_layer *layer)
     };
 }
 
-/* Logits, scores and the choice. Returns this rank's own status: the ranks agree on it in prepare. After a failure
- * nothing is chosen, so that the collective calls up to there find valid experts. */
-static moire_status route(struct moire_moe_layer *layer, const real *matrix, const struct moire_micro_batch *batch)
+/* Logits, scores and the choice. Returns this rank's own status: the ranks agree on it in prepare. After a
+ * failure nothing is chosen, so that the collective calls up to there find valid experts. */
+static moire_status route(struct moire_moe_layer *layer, const real *matrix,
+                          const struct moire_micro_batch *batch)
 {
     const struct moire_moe *moe = layer->moe;
     const struct moire_router_setting setting = setting_of(layer);
     moire_phase_begin(MOIRE_PHASE_ROUTER);
-    moire_linear_forward(batch->tokens, moe->dim, moe->experts, layer->inputs.data, matrix, NULL, layer->logits);
+    moire_linear_forward(batch->tokens, moe->dim, moe->experts, layer->inputs.data, matrix, NULL,
+                         layer->logits);
     moe->router->score(&setting, batch->tokens, layer->logits, layer->scores);
-    moire_status status = moe->router->select(&setting, batch, layer->logits, layer->scores, &layer->selection);
+    moire_status status = moe->router->select(&setting, batch, layer->logits, layer->scores,
+                                              &layer->selection);
     if (status != MOIRE_OK)
         for (int64_t slot = 0; slot < batch->tokens * moe->top_k; slot++) layer->selection.experts[slot] = -1;
     moire_phase_end(MOIRE_PHASE_ROUTER);
     return status;
 }
 
-/* The routing as the exchange wants it. Every expert has one instance. A slot that is dropped has no target. */
+/* The routing as the exchange wants it: every expert has one instance, a slot that is dropped has none. */
 static struct moire_routing routing_of(struct moire_moe_layer *layer, int64_t tokens)
 {
     const struct moire_moe *moe = layer->moe;
@@ -95,8 +99,8 @@ static struct moire_routing routing_of(struct moire_moe_layer *layer, int64_t to
     };
 }
 
-/* The plan is agreed on within an expert group; the groups meet again in the next collective call over the world, so
- * they agree on leaving too. */
+/* The plan is agreed on within an expert group; the groups meet again in the next collective call over the
+ * world, so they agree on leaving too. */
 static moire_status agree_groups(struct moire_moe_layer *layer, moire_status status)
 {
     const struct moire_mesh *mesh = layer->moe->mesh;
@@ -107,15 +111,18 @@ static moire_status agree_groups(struct moire_moe_layer *layer, moire_status sta
 }
 
 /* Balance, capacity and the plan: all that waits for the other ranks before rows move. */
-static moire_status prepare(struct moire_moe_layer *layer, const struct moire_micro_batch *batch, moire_status local)
+static moire_status prepare(struct moire_moe_layer *layer, const struct moire_micro_batch *batch,
+                            moire_status local)
 {
     struct moire_moe *moe = layer->moe;
     const struct moire_router_setting setting = setting_of(layer);
     moire_phase_begin(MOIRE_PHASE_PREPARE);
-    moire_status status = moire_balance_forward(&moe->balance_setting, &setting, batch, layer->logits, layer->scores,
-                                                &layer->selection, moe->reduce, &layer->balance);
+    moire_status status = moire_balance_forward(&moe->balance_setting, &setting, batch, layer->logits,
+                                                layer->scores, &layer->selection, moe->reduce,
+                                                &layer->balance);
     if (status == MOIRE_OK)
-        status = moire_capacity_apply(&moe->balance_setting, &setting, batch, &layer->selection, moe->counts, &layer->balance);
+        status = moire_capacity_apply(&moe->balance_setting, &setting, batch, &layer->selection, moe->counts,
+                                      &layer->balance);
     if (status == MOIRE_OK) {
         struct moire_routing routing = routing_of(layer, batch->tokens);
         status = agree_groups(layer, moire_exchange_prepare(layer->plan, &routing, local));
@@ -124,8 +131,9 @@ static moire_status prepare(struct moire_moe_layer *layer, const struct moire_mi
     return status;
 }
 
-static moire_status dispatch(struct moire_plan *plan, const struct moire_rows *rows, const struct moire_rows *numbers,
-                             struct moire_rows *received, struct moire_rows *received_numbers)
+static moire_status dispatch(struct moire_plan *plan, const struct moire_rows *rows,
+                             const struct moire_rows *numbers, struct moire_rows *received,
+                             struct moire_rows *received_numbers)
 {
     struct moire_transfer *transfer;
     moire_phase_begin(MOIRE_PHASE_DISPATCH);
@@ -135,8 +143,9 @@ static moire_status dispatch(struct moire_plan *plan, const struct moire_rows *r
     return status;
 }
 
-static moire_status combine(struct moire_plan *plan, const struct moire_rows *outputs, const struct moire_rows *output_numbers,
-                            struct moire_rows *rows, struct moire_rows *numbers)
+static moire_status combine(struct moire_plan *plan, const struct moire_rows *outputs,
+                            const struct moire_rows *output_numbers, struct moire_rows *rows,
+                            struct moire_rows *numbers)
 {
     struct moire_transfer *transfer;
     moire_phase_begin(MOIRE_PHASE_COMBINE);
@@ -146,7 +155,8 @@ static moire_status combine(struct moire_plan *plan, const struct moire_rows *ou
     return status;
 }
 
-/* From the gradients of the slots' weights and of the losses to those of the logits, the matrix and the input. */
+/* From the gradients of the slots' weights and of the losses to those of the logits, the matrix and the
+ * input. */
 static void route_backward(struct moire_moe_layer *layer, const real *matrix, real *matrix_gradient,
                            const struct moire_micro_batch *batch, real *input_gradient)
 {
@@ -155,16 +165,20 @@ static void route_backward(struct moire_moe_layer *layer, const real *matrix, re
     const int64_t tokens = batch->tokens;
     real *logit_gradients = moe->logit_gradients;
     moire_phase_begin(MOIRE_PHASE_ROUTER);
-    moe->router->backward(&setting, tokens, layer->logits, layer->scores, &layer->selection, moe->slot_gradients.data,
-                          logit_gradients);
-    moire_balance_backward(&moe->balance_setting, &setting, batch, layer->logits, layer->scores, &layer->balance, logit_gradients);
-    moire_linear_backward_weight(tokens, moe->dim, moe->experts, layer->inputs.data, logit_gradients, matrix_gradient, NULL);
-    moire_linear_backward_input(tokens, moe->dim, moe->experts, logit_gradients, matrix, true, input_gradient);
+    moe->router->backward(&setting, tokens, layer->logits, layer->scores, &layer->selection,
+                          moe->slot_gradients.data, logit_gradients);
+    moire_balance_backward(&moe->balance_setting, &setting, batch, layer->logits, layer->scores,
+                           &layer->balance, logit_gradients);
+    moire_linear_backward_weight(tokens, moe->dim, moe->experts, layer->inputs.data, logit_gradients,
+                                 matrix_gradient, NULL);
+    moire_linear_backward_input(tokens, moe->dim, moe->experts, logit_gradients, matrix, true,
+                                input_gradient);
     moire_phase_end(MOIRE_PHASE_ROUTER);
 }
 
-moire_status moire_moe_forward(struct moire_moe_layer *layer, const struct moire_tensors *tensors, const real *parameters,
-                               const struct moire_micro_batch *batch, struct moire_rows *output)
+moire_status moire_moe_forward(struct moire_moe_layer *layer, const struct moire_tensors *tensors,
+                               const real *parameters, const struct moire_micro_batch *batch,
+                               struct moire_rows *output)
 {
     struct moire_moe *moe = layer->moe;
     const struct moire_experts experts = experts_of(layer, tensors, parameters, NULL);
@@ -172,7 +186,8 @@ moire_status moire_moe_forward(struct moire_moe_layer *layer, const struct moire
 
     moire_status local = route(layer, parameters + offset_of(tensors, layer->router_tensor), batch);
     MOIRE_TRY(prepare(layer, batch, local));
-    MOIRE_TRY(dispatch(layer->plan, &layer->inputs, &layer->slot_weights, &layer->received, &layer->received_weights));
+    MOIRE_TRY(dispatch(layer->plan, &layer->inputs, &layer->slot_weights, &layer->received,
+                       &layer->received_weights));
     const struct moire_expert_rows rows = rows_of(layer);
     moire_phase_begin(MOIRE_PHASE_EXPERTS);
     moire_experts_forward(&experts, &rows, moe->outputs.data);
@@ -182,8 +197,10 @@ moire_status moire_moe_forward(struct moire_moe_layer *layer, const struct moire
     return MOIRE_OK;
 }
 
-moire_status moire_moe_backward(struct moire_moe_layer *layer, const struct moire_tensors *tensors, const real *parameters, real *gradients,
-                                const struct moire_micro_batch *batch, const struct moire_rows *output_gradient, real *input_gradient)
+moire_status moire_moe_backward(struct moire_moe_layer *layer, const struct moire_tensors *tensors,
+                                const real *parameters, real *gradients,
+                                const struct moire_micro_batch *batch,
+                                const struct moire_rows *output_gradient, real *input_gradient)
 {
     struct moire_moe *moe = layer->moe;
     const struct moire_experts experts = experts_of(layer, tensors, parameters, gradients);
@@ -193,10 +210,11 @@ moire_status moire_moe_backward(struct moire_moe_layer *layer, const struct moir
     MOIRE_TRY(dispatch(layer->plan, output_gradient, NULL, &moe->output_gradients, NULL));
     const struct moire_expert_rows rows = rows_of(layer);
     moire_phase_begin(MOIRE_PHASE_EXPERTS);
-    moire_experts_backward(&experts, &rows, moe->output_gradients.data, received_gradients->data, moe->weight_gradients.data,
-                           moe->hidden_gradients.data);
+    moire_experts_backward(&experts, &rows, moe->output_gradients.data, received_gradients->data,
+                           moe->weight_gradients.data, moe->hidden_gradients.data);
     moire_phase_end(MOIRE_PHASE_EXPERTS);
-    MOIRE_TRY(combine(layer->plan, received_gradients, &moe->weight_gradients, &moe->inputs_gradient, &moe->slot_gradients));
+    MOIRE_TRY(combine(layer->plan, received_gradients, &moe->weight_gradients, &moe->inputs_gradient,
+                      &moe->slot_gradients));
     moire_add(batch->tokens * moe->dim, moe->inputs_gradient.data, input_gradient);
     route_backward(layer, parameters + router, gradients + router, batch, input_gradient);
     moire_exchange_release(layer->plan);

@@ -7,12 +7,12 @@
 
 /* Deliberately plain: one token and one slot at a time, nothing shared with the layer. */
 
-/* One block of memory. Over all tokens: f. Of one token: p = softmax(logits), the logarithm of its denominator, the
- * slots' weights. Of one slot: the hidden row before the weight, and what it comes from. */
+/* One block of memory. Over all tokens: f. Of one token: p = softmax(logits), the logarithm of its
+ * denominator, the slots' weights. Of one slot: the hidden row before the weight, and what it comes from. */
 struct work {
-    double *block;                      /* owned */
-    double *share;                      /* f, [E] */
-    double *p, *logit_gradient;         /* [E] */
+    double *block;              /* owned */
+    double *share;              /* f, [E] */
+    double *p, *logit_gradient; /* [E] */
     double lse;
     double *weights, *weight_gradients; /* [K] */
     double *up, *gate, *hidden;         /* [F] */
@@ -21,7 +21,8 @@ struct work {
 static moire_status work_create(const struct moire_reference *r, struct work *work)
 {
     double *at;
-    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, 3 * r->experts + 2 * r->top_k + 3 * r->hidden, sizeof *at, &at));
+    MOIRE_TRY(
+        moire_allocate(MOIRE_MEMORY_OTHER, 3 * r->experts + 2 * r->top_k + 3 * r->hidden, sizeof *at, &at));
     work->block = at;
     work->share = at, at += r->experts;
     work->p = at, at += r->experts;
@@ -49,7 +50,8 @@ static bool takes_part(const struct moire_reference *r, int64_t slot)
     return r->chosen[slot] >= 0 && !(r->dropped && r->dropped[slot]);
 }
 
-/* p, lse and the weights of one token, by the formulas of formulas.md in their first form. */
+/* p, lse and the weights of one token, by the formulas as published. Dividing by the sum of the chosen and a
+ * softmax over the chosen logits are the same. */
 static void route(const struct moire_reference *r, int64_t t, struct work *work)
 {
     const int32_t *chosen = r->chosen + t * r->top_k;
@@ -61,14 +63,12 @@ static void route(const struct moire_reference *r, int64_t t, struct work *work)
     work->lse = log(sum);
     for (int64_t k = 0; k < r->top_k; k++)
         if (chosen[k] >= 0) chosen_sum += work->p[chosen[k]];
-    for (int64_t e = 0; e < r->experts; e++) work->p[e] /= sum;
     for (int64_t k = 0; k < r->top_k; k++) {
-        work->weights[k] = 0;
-        if (chosen[k] < 0) continue;
-        if (r->weighting == MOIRE_REFERENCE_EQUAL) work->weights[k] = 1 / (double)r->top_k;
-        else if (r->weighting == MOIRE_REFERENCE_RAW) work->weights[k] = work->p[chosen[k]];
-        else work->weights[k] = work->p[chosen[k]] * sum / chosen_sum; /* softmax over the chosen, the same either way */
+        double whole = r->weighting == MOIRE_REFERENCE_RAW ? sum : chosen_sum;
+        work->weights[k] = chosen[k] >= 0 ? work->p[chosen[k]] / whole : 0;
+        if (r->weighting == MOIRE_REFERENCE_EQUAL && chosen[k] >= 0) work->weights[k] = 1 / (double)r->top_k;
     }
+    for (int64_t e = 0; e < r->experts; e++) work->p[e] /= sum;
 }
 
 static double sigmoid(double x)
@@ -105,7 +105,17 @@ static void hidden_row(const struct moire_reference *r, int64_t t, int64_t exper
     }
 }
 
-moire_status moire_reference_forward(const struct moire_reference *r, double *output, double *balance_loss, double *z_loss)
+/* output [D] of one token += weight * down hidden. */
+static void add_output(const struct moire_reference *r, int64_t expert, double weight, const struct work *work,
+                       double *output)
+{
+    const double *down = r->down + expert * r->dim * r->hidden;
+    for (int64_t d = 0; d < r->dim; d++)
+        output[d] += weight * dot(r->hidden, down + d * r->hidden, work->hidden);
+}
+
+moire_status moire_reference_forward(const struct moire_reference *r, double *output, double *balance_loss,
+                                     double *z_loss)
 {
     struct work work = { 0 };
     MOIRE_TRY(work_create(r, &work));
@@ -119,9 +129,7 @@ moire_status moire_reference_forward(const struct moire_reference *r, double *ou
             int64_t slot = t * r->top_k + k;
             if (!takes_part(r, slot)) continue;
             hidden_row(r, t, r->chosen[slot], &work);
-            for (int64_t d = 0; d < r->dim; d++)
-                output[t * r->dim + d] +=
-                    work.weights[k] * dot(r->hidden, r->down + (r->chosen[slot] * r->dim + d) * r->hidden, work.hidden);
+            add_output(r, r->chosen[slot], work.weights[k], &work, output + t * r->dim);
         }
     }
     double tokens = r->tokens > 0 ? (double)r->tokens : 1;
@@ -131,13 +139,14 @@ moire_status moire_reference_forward(const struct moire_reference *r, double *ou
     return MOIRE_OK;
 }
 
-/* The gradients of one token at one of its experts: of the weight, of the expert's matrices and of the input. */
+/* Of one token at one of its experts: gradients of the weight, of the expert's matrices and of the input. */
 struct gradients {
     double *input, *router, *gate, *up, *down;
 };
 
-static void expert_backward(const struct moire_reference *r, int64_t t, int64_t k, const double *output_gradient,
-                            struct work *work, const struct gradients *gradients)
+static void expert_backward(const struct moire_reference *r, int64_t t, int64_t k,
+                            const double *output_gradient, struct work *work,
+                            const struct gradients *gradients)
 {
     const int64_t expert = r->chosen[t * r->top_k + k];
     const double weight = work->weights[k], *x = r->input + t * r->dim, *dy = output_gradient + t * r->dim;
@@ -166,8 +175,9 @@ static void expert_backward(const struct moire_reference *r, int64_t t, int64_t 
     }
 }
 
-/* Gradient of the logits of one token: of its weights, of the balance loss and of the z-loss. With gradients g_e of the
- * p_e of a softmax: d/d logit_j = p_j (g_j - sum_e g_e p_e). */
+/* Gradient of the logits of one token: of its weights, which are p or p over the sum of the chosen, of the
+ * balance loss and of the z-loss. With gradients g_e of the p_e of a softmax:
+ * d/d logit_j = p_j (g_j - sum_e g_e p_e). */
 static void logits_backward(const struct moire_reference *r, int64_t t, struct work *work)
 {
     const int32_t *chosen = r->chosen + t * r->top_k;
@@ -180,8 +190,8 @@ static void logits_backward(const struct moire_reference *r, int64_t t, struct w
     }
     for (int64_t k = 0; k < r->top_k; k++) {
         if (chosen[k] < 0 || r->weighting == MOIRE_REFERENCE_EQUAL) continue;
-        if (r->weighting == MOIRE_REFERENCE_RAW) gradient[chosen[k]] += work->weight_gradients[k];
-        else gradient[chosen[k]] += (work->weight_gradients[k] - mean) / chosen_sum; /* w = p / sum of the chosen p */
+        double g = work->weight_gradients[k];
+        gradient[chosen[k]] += r->weighting == MOIRE_REFERENCE_RAW ? g : (g - mean) / chosen_sum;
     }
     double inner = dot(r->experts, gradient, work->p), z = 2 * r->z_weight * work->lse / (double)r->tokens;
     for (int64_t e = 0; e < r->experts; e++) gradient[e] = work->p[e] * (gradient[e] - inner + z);
@@ -192,12 +202,14 @@ static void clear(int64_t count, double *x)
     if (x && count > 0) memset(x, 0, (size_t)count * sizeof *x);
 }
 
-moire_status moire_reference_backward(const struct moire_reference *r, const double *output_gradient, double *input_gradient,
-                                      double *router_gradient, double *gate_gradient, double *up_gradient, double *down_gradient)
+moire_status moire_reference_backward(const struct moire_reference *r, const double *output_gradient,
+                                      double *input_gradient, double *router_gradient, double *gate_gradient,
+                                      double *up_gradient, double *down_gradient)
 {
     struct work work = { 0 };
     MOIRE_TRY(work_create(r, &work));
-    const struct gradients gradients = { input_gradient, router_gradient, gate_gradient, up_gradient, down_gradient };
+    const struct gradients gradients = { input_gradient, router_gradient, gate_gradient, up_gradient,
+                                         down_gradient };
     const int64_t matrix = r->experts * r->hidden * r->dim;
     clear(r->tokens * r->dim, input_gradient);
     clear(r->experts * r->dim, router_gradient);

@@ -2,7 +2,6 @@
 
 #include "compute/elementary.h"
 #include "moe/choice.h"
-#include "moire/moe/router.h"
 
 const struct moire_router *const moire_routers[] = {
     &moire_router_softmax,
@@ -22,7 +21,7 @@ moire_status moire_router_find(const char *name, const struct moire_router **rou
     return MOIRE_OK;
 }
 
-/* The largest is subtracted first, so that exponentials do not overflow. NaN and +infinity make the row NaN. */
+/* The largest is subtracted, so that exponentials do not overflow. NaN and +infinity make the row NaN. */
 MOIRE_CLONES static void softmax_row(int64_t columns, const real *in, real *out)
 {
     real largest = in[0];
@@ -39,6 +38,12 @@ void moire_softmax_rows(int64_t rows, int64_t columns, const real *in, real *out
     for (int64_t row = 0; row < rows; row++) softmax_row(columns, in + row * columns, out + row * columns);
 }
 
+void moire_softmax_score(const struct moire_router_setting *setting, int64_t tokens, const real *logits,
+                         real *scores)
+{
+    moire_softmax_rows(tokens, setting->experts, logits, scores);
+}
+
 static inline real comparable(real value)
 {
     return isnan(value) ? -(real)INFINITY : value;
@@ -52,7 +57,8 @@ void moire_choose_largest(int64_t experts, int64_t top_k, const real *row, int32
         real value = comparable(row[e]);
         if (count == top_k && !(value > comparable(row[chosen[count - 1]]))) continue;
         int64_t place = count < top_k ? count++ : count - 1;
-        for (; place > 0 && value > comparable(row[chosen[place - 1]]); place--) chosen[place] = chosen[place - 1];
+        for (; place > 0 && value > comparable(row[chosen[place - 1]]); place--)
+            chosen[place] = chosen[place - 1];
         chosen[place] = (int32_t)e;
     }
 }

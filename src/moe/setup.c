@@ -12,8 +12,10 @@ enum { CONTEXTS = 1 };
 static moire_status check_forced(const struct moire_config *config)
 {
     if (config->moe_forced == MOIRE_FORCED_REPLAY && (!config->moe_forced_file || !*config->moe_forced_file))
-        return moire_fail(MOIRE_USAGE, "moe.forced = replay needs a recording; found no moe.forced_file; try moe.forced_file = "
-                          "the routing.h5 of a run with moe.record = yes");
+        return moire_fail(
+            MOIRE_USAGE,
+            "moe.forced = replay needs a recording; found no moe.forced_file; try moe.forced_file = "
+            "the routing.h5 of a run with moe.record = yes");
     return MOIRE_OK;
 }
 
@@ -25,23 +27,26 @@ moire_status moire_moe_check(const struct moire_config *config)
     MOIRE_TRY(moire_balance_find(config->moe_balance, &active));
     MOIRE_TRY(moire_exchange_check_backend(config->exchange_backend));
     if (config->moe_top_k > config->moe_experts)
-        return moire_fail(MOIRE_USAGE, "a token cannot have more experts than there are; found moe.top_k = %lld, expected at "
-                          "most moe.experts = %lld; try fewer slots or more experts", (long long)config->moe_top_k,
-                          (long long)config->moe_experts);
-    if (config->moe_capacity != MOIRE_DROPLESS && !(config->moe_capacity > 0 && isfinite(config->moe_capacity)))
-        return moire_fail(MOIRE_USAGE, "moe.capacity is no factor; found %g, expected dropless or a number above 0",
+        return moire_fail(
+            MOIRE_USAGE,
+            "a token cannot have more experts than there are; found moe.top_k = %lld, expected at "
+            "most moe.experts = %lld; try fewer slots or more experts",
+            (long long)config->moe_top_k, (long long)config->moe_experts);
+    if (config->moe_capacity != MOIRE_DROPLESS
+        && !(config->moe_capacity > 0 && isfinite(config->moe_capacity)))
+        return moire_fail(MOIRE_USAGE,
+                          "moe.capacity is no factor; found %g, expected dropless or a number above 0",
                           config->moe_capacity);
-    if (router == &moire_router_forced) return check_forced(config);
-    if (config->moe_top_k == 1 && config->moe_experts > 1 && (router == &moire_router_mixtral || config->moe_normalise))
-        moire_warn("with moe.top_k = 1 every normalised weight is 1, so the router learns from the balance losses alone; try "
-                   "moe.router = softmax with moe.normalise = no");
-    return MOIRE_OK;
+    return router == &moire_router_forced ? check_forced(config) : MOIRE_OK;
 }
 
-static moire_status add_tensor(const struct moire_config *config, struct moire_tensors *tensors, const char *name,
-                               moire_sharding sharding, const int64_t shape[3], double deviation, int layer, int *index)
+static moire_status add_tensor(const struct moire_config *config, struct moire_tensors *tensors,
+                               const char *name, moire_sharding sharding, const int64_t shape[3],
+                               double deviation, int layer, int *index)
 {
-    struct moire_tensor tensor = { .sharding = sharding, .initialiser = MOIRE_INIT_NORMAL, .deviation = deviation };
+    struct moire_tensor tensor = { .sharding = sharding,
+                                   .initialiser = MOIRE_INIT_NORMAL,
+                                   .deviation = deviation };
     tensor.decay = true;
     tensor.layer = layer;
     tensor.dimensions = sharding == MOIRE_BY_EXPERT ? 3 : 2;
@@ -55,14 +60,16 @@ moire_status moire_moe_describe(const struct moire_config *config, int layer, st
                                 struct moire_moe_layer *moe_layer)
 {
     const int64_t experts = config->moe_experts, dim = config->model_dim, hidden = config->moe_expert_hidden;
-    const int64_t matrix[] = { experts, dim, 0 }, in[] = { experts, hidden, dim }, out[] = { experts, dim, hidden };
+    const int64_t matrix[] = { experts, dim, 0 }, in[] = { experts, hidden, dim },
+                  out[] = { experts, dim, hidden };
     const double deviation = 0.02, deviation_down = deviation / sqrt(2 * (double)config->model_layers);
     int router, gate = -1, up, down;
     MOIRE_TRY(add_tensor(config, tensors, "router", MOIRE_REPLICATED, matrix, deviation, layer, &router));
     if (config->model_feed_forward == MOIRE_SWIGLU)
         MOIRE_TRY(add_tensor(config, tensors, "experts.gate", MOIRE_BY_EXPERT, in, deviation, layer, &gate));
     MOIRE_TRY(add_tensor(config, tensors, "experts.up", MOIRE_BY_EXPERT, in, deviation, layer, &up));
-    MOIRE_TRY(add_tensor(config, tensors, "experts.down", MOIRE_BY_EXPERT, out, deviation_down, layer, &down));
+    MOIRE_TRY(
+        add_tensor(config, tensors, "experts.down", MOIRE_BY_EXPERT, out, deviation_down, layer, &down));
     if (moe_layer) {
         moe_layer->router_tensor = router;
         moe_layer->gate_tensor = gate;
@@ -98,6 +105,15 @@ static void read_settings(const struct moire_config *config, struct moire_moe *m
     }
 }
 
+static void warn_of_constant_weights(const struct moire_moe *moe)
+{
+    bool normalised = moe->router == &moire_router_mixtral
+                      || (moe->router == &moire_router_softmax && moe->router_setting.normalise);
+    if (normalised && moe->top_k == 1 && moe->experts > 1)
+        moire_warn("with moe.top_k = 1 every normalised weight is 1, so the router learns from the balance "
+                   "losses alone; try moe.router = softmax with moe.normalise = no");
+}
+
 /* What needs no other rank. */
 static moire_status set_up(const struct moire_config *config, struct moire_moe *moe)
 {
@@ -106,7 +122,8 @@ static moire_status set_up(const struct moire_config *config, struct moire_moe *
     MOIRE_TRY(moire_balance_find(config->moe_balance, &moe->balance_setting.active));
     read_settings(config, moe);
     MOIRE_TRY(moire_placement_even(moe->experts, moe->mesh->expert.size, &moe->placement));
-    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_ACTIVATIONS, moe->tokens * moe->experts, sizeof(real), &moe->logit_gradients));
+    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_ACTIVATIONS, moe->tokens * moe->experts, sizeof(real),
+                             &moe->logit_gradients));
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, 2 * moe->experts + 1, sizeof(double), &moe->reduce));
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moe->experts, sizeof(int64_t), &moe->counts));
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moe->experts + 1, sizeof(double), &moe->forced_tail));
@@ -130,7 +147,8 @@ static moire_status create_exchange(const struct moire_config *config, struct mo
         .element = MOIRE_REAL_ELEMENT,
         .width = moe->dim,
     };
-    MOIRE_TRY(moire_exchange_create(&settings, &moe->mesh->expert, moe->mesh->expert_node_of, &moe->placement, &moe->exchange));
+    MOIRE_TRY(moire_exchange_create(&settings, &moe->mesh->expert, moe->mesh->expert_node_of, &moe->placement,
+                                    &moe->exchange));
     MOIRE_TRY(create_rows(moe, moe->dim, 0, &moe->outputs));
     MOIRE_TRY(create_rows(moe, moe->dim, 0, &moe->output_gradients));
     MOIRE_TRY(create_rows(moe, 1, 0, &moe->weight_gradients));
@@ -140,13 +158,14 @@ static moire_status create_exchange(const struct moire_config *config, struct mo
     return create_rows(moe, moe->dim, moe->tokens, &moe->inputs_gradient);
 }
 
-moire_status moire_moe_create(const struct moire_config *config, const struct moire_mesh *mesh, int64_t tokens,
-                              struct moire_moe *moe)
+moire_status moire_moe_create(const struct moire_config *config, const struct moire_mesh *mesh,
+                              int64_t tokens, struct moire_moe *moe)
 {
     *moe = (struct moire_moe){ .mesh = mesh, .tokens = tokens };
     moire_status status = moire_agree(&mesh->world, set_up(config, moe));
     if (status == MOIRE_OK) status = moire_agree(&mesh->world, create_exchange(config, moe));
-    if (status != MOIRE_OK) moire_moe_free(moe);
+    if (status == MOIRE_OK) warn_of_constant_weights(moe);
+    else moire_moe_free(moe);
     return status;
 }
 
@@ -191,8 +210,9 @@ static moire_status create_layer_rows(struct moire_moe_layer *layer)
 {
     struct moire_moe *moe = layer->moe;
     struct moire_rows *grown[] = {
-        &moe->outputs, &moe->output_gradients, &moe->weight_gradients, &moe->hidden, &moe->hidden_gradients,
-        &layer->received, &layer->received_weights, &layer->up, &layer->gate,
+        &moe->outputs,          &moe->output_gradients, &moe->weight_gradients,   &moe->hidden,
+        &moe->hidden_gradients, &layer->received,       &layer->received_weights, &layer->up,
+        &layer->gate,
     };
     const int count = sizeof grown / sizeof *grown - (moe->kind == MOIRE_SWIGLU ? 0 : 1);
     MOIRE_TRY(create_rows(moe, moe->dim, moe->tokens, &layer->inputs));

@@ -1,13 +1,9 @@
-/* Softmax over all experts, then the K largest (Switch, arXiv 2101.03961); with moe.normalise the weights are divided
- * by their sum (GShard, arXiv 2006.16668). With K = 1 normalised weights are always 1 and give the router no gradient. */
+/* Softmax over all experts, then the K largest (Switch, arXiv 2101.03961); with moe.normalise the weights are
+ * divided by their sum (GShard, arXiv 2006.16668). With K = 1 normalised weights are always 1 and give the
+ * router no gradient. */
 #include "compute/elementary.h"
 #include "moe/choice.h"
 #include "moire/moe/router.h"
-
-static void score(const struct moire_router_setting *setting, int64_t tokens, const real *logits, real *scores)
-{
-    moire_softmax_rows(tokens, setting->experts, logits, scores);
-}
 
 static moire_status choose(const struct moire_router_setting *setting, const struct moire_micro_batch *batch,
                            const real *logits, const real *scores, struct moire_selection *selection)
@@ -21,7 +17,8 @@ static moire_status choose(const struct moire_router_setting *setting, const str
         if (setting->normalise) {
             moire_chosen_softmax(top_k, logits + t * experts, chosen, weights);
         } else {
-            for (int64_t k = 0; k < top_k; k++) weights[k] = chosen[k] >= 0 ? scores[t * experts + chosen[k]] : 0;
+            for (int64_t k = 0; k < top_k; k++)
+                weights[k] = chosen[k] >= 0 ? scores[t * experts + chosen[k]] : 0;
         }
     }
     return MOIRE_OK;
@@ -40,8 +37,9 @@ static void backward_raw(int64_t experts, int64_t top_k, const real *scores, con
         if (chosen[k] >= 0) logit_gradients[chosen[k]] += scores[chosen[k]] * weight_gradients[k];
 }
 
-static void backward(const struct moire_router_setting *setting, int64_t tokens, const real *logits, const real *scores,
-                     const struct moire_selection *selection, const real *weight_gradients, real *logit_gradients)
+static void backward(const struct moire_router_setting *setting, int64_t tokens, const real *logits,
+                     const real *scores, const struct moire_selection *selection,
+                     const real *weight_gradients, real *logit_gradients)
 {
     (void)logits;
     const int64_t experts = setting->experts, top_k = setting->top_k;
@@ -59,9 +57,10 @@ static void backward(const struct moire_router_setting *setting, int64_t tokens,
 
 const struct moire_router moire_router_softmax = {
     .name = "softmax",
-    .help = "softmax over all experts, then the K largest; weights raw (Switch) or divided by their sum (GShard)",
+    .help =
+        "softmax over all experts, then the K largest; weights raw (Switch) or divided by their sum (GShard)",
     .trains = true,
-    .score = score,
+    .score = moire_softmax_score,
     .select = choose,
     .backward = backward,
 };

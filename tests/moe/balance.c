@@ -1,4 +1,5 @@
-/* Balance, z-loss and capacity against naive computations over the whole batch, for any spread of tokens over ranks. */
+/* Balance, z-loss and capacity against naive computations over the whole batch, for any spread of tokens over
+ * ranks. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,9 @@ static void draw_batch(int64_t tokens_in, int64_t top_k)
     }
     int64_t left = tokens, begin = 0;
     for (int rank = 0; rank < test_ranks; rank++) {
-        int64_t share = rank == test_ranks - 1 ? left : test_random_below(3) == 0 ? 0 : test_random_below(left + 1);
+        int64_t share = rank == test_ranks - 1      ? left
+                        : test_random_below(3) == 0 ? 0
+                                                    : test_random_below(left + 1);
         if (rank == test_rank) first = begin, here = share;
         begin += share, left -= share;
     }
@@ -40,13 +43,17 @@ static void draw_batch(int64_t tokens_in, int64_t top_k)
 static struct moire_micro_batch batch_here(double share)
 {
     return (struct moire_micro_batch){
-        .tokens = here, .first_token = first, .global_tokens = tokens, .share = share, .training = true,
+        .tokens = here,
+        .first_token = first,
+        .global_tokens = tokens,
+        .share = share,
+        .training = true,
     };
 }
 
 /* The losses of logits in double, with the loads given by the choice. */
-static double naive_losses(const struct moire_balance_setting *setting, const double *z, double *balance_loss, double *z_loss,
-                           double *load, double *mean)
+static double naive_losses(const struct moire_balance_setting *setting, const double *z, double *balance_loss,
+                           double *z_loss, double *load, double *mean)
 {
     double balance = 0, squares = 0;
     for (int e = 0; e < EXPERTS; e++) load[e] = mean[e] = 0;
@@ -110,7 +117,8 @@ static void losses(void)
     expect_ok(moire_mesh_create(&config, &mesh));
     for (int round = 0; round < 12; round++) {
         draw_batch(round == 3 ? 0 : 1 + test_random_below(TOKENS), 1 + round % SLOTS);
-        check_balance(&(struct moire_balance_setting){ .active = true, .balance_weight = 0.3, .z_weight = 0.2 }, true);
+        check_balance(
+            &(struct moire_balance_setting){ .active = true, .balance_weight = 0.3, .z_weight = 0.2 }, true);
         check_balance(&(struct moire_balance_setting){ .active = true, .balance_weight = 0.3 }, true);
         check_balance(&(struct moire_balance_setting){ .balance_weight = 0.3, .z_weight = 0.2 }, true);
         check_balance(&(struct moire_balance_setting){ .balance_weight = 0.3 }, false);

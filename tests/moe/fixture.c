@@ -63,7 +63,12 @@ static void spread_tokens(struct fixture *fixture)
     int64_t first = 0;
     for (int rank = 0; rank < test_rank; rank++) first += share[rank];
     fixture->batch = (struct moire_micro_batch){
-        .tokens = share[test_rank], .first_token = first, .global_tokens = tokens, .step = 3, .share = 0.75, .training = true,
+        .tokens = share[test_rank],
+        .first_token = first,
+        .global_tokens = tokens,
+        .step = 3,
+        .share = 0.75,
+        .training = true,
     };
 }
 
@@ -76,23 +81,27 @@ static void describe(struct fixture *fixture)
     }
     const struct moire_placement *placement = &fixture->moe.placement;
     int rank = fixture->mesh.expert.rank;
-    expect_ok(moire_tensors_layout(&fixture->tensors, placement->instance_expert + placement->rank_begin[rank],
+    expect_ok(moire_tensors_layout(&fixture->tensors,
+                                   placement->instance_expert + placement->rank_begin[rank],
                                    moire_placement_local(placement, rank)));
 }
 
 void fixture_create(struct fixture *fixture, const struct problem *problem)
 {
     *fixture = (struct fixture){ .problem = *problem };
-    const int64_t rows = problem->tokens * problem->dim, matrix = problem->experts * problem->hidden * problem->dim;
+    const int64_t rows = problem->tokens * problem->dim,
+                  matrix = problem->experts * problem->hidden * problem->dim;
     configure(problem, &fixture->config);
     expect_ok(moire_mesh_create(&fixture->config, &fixture->mesh));
     spread_tokens(fixture);
     expect_ok(moire_moe_create(&fixture->config, &fixture->mesh, fixture->batch.tokens, &fixture->moe));
     describe(fixture);
-    for (int l = 0; l < problem->layers; l++) expect_ok(moire_moe_layer_create(&fixture->moe, &fixture->layer[l]));
+    for (int l = 0; l < problem->layers; l++)
+        expect_ok(moire_moe_layer_create(&fixture->moe, &fixture->layer[l]));
     struct moire_rows *buffers[] = { &fixture->output, &fixture->output_gradient };
     for (int i = 0; i < 2; i++)
-        expect_ok(moire_rows_create(fixture->moe.exchange, MOIRE_MEMORY_ACTIVATIONS, problem->dim, fixture->batch.tokens, buffers[i]));
+        expect_ok(moire_rows_create(fixture->moe.exchange, MOIRE_MEMORY_ACTIVATIONS, problem->dim,
+                                    fixture->batch.tokens, buffers[i]));
     fixture->parameters = room(moire_tensors_elements(&fixture->tensors), sizeof(real));
     fixture->gradients = room(moire_tensors_elements(&fixture->tensors), sizeof(real));
     fixture->input_gradient = room(fixture->batch.tokens * problem->dim, sizeof(real));
@@ -114,13 +123,15 @@ void fixture_free(struct fixture *fixture)
     moire_tensors_free(&fixture->tensors);
     moire_mesh_free(&fixture->mesh);
     moire_config_free(&fixture->config);
-    void *owned[] = { fixture->parameters, fixture->gradients, fixture->input_gradient, fixture->input, fixture->upstream,
-                      fixture->router, fixture->gate, fixture->up, fixture->down };
+    void *owned[] = { fixture->parameters, fixture->gradients, fixture->input_gradient,
+                      fixture->input,      fixture->upstream,  fixture->router,
+                      fixture->gate,       fixture->up,        fixture->down };
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
 /* Where local expert i of a tensor stands in the whole, and how many elements it has; replicated: all. */
-static int64_t place_of(const struct fixture *fixture, const struct moire_tensor *tensor, int64_t i, int64_t *count)
+static int64_t place_of(const struct fixture *fixture, const struct moire_tensor *tensor, int64_t i,
+                        int64_t *count)
 {
     *count = moire_tensor_expert_elements(tensor);
     return tensor->sharding == MOIRE_BY_EXPERT ? fixture->tensors.experts[i] * *count : 0;
@@ -159,13 +170,15 @@ void fixture_load(struct fixture *fixture)
 
 moire_status fixture_forward(struct fixture *fixture, int layer)
 {
-    return moire_moe_forward(&fixture->layer[layer], &fixture->tensors, fixture->parameters, &fixture->batch, &fixture->output);
+    return moire_moe_forward(&fixture->layer[layer], &fixture->tensors, fixture->parameters, &fixture->batch,
+                             &fixture->output);
 }
 
 moire_status fixture_backward(struct fixture *fixture, int layer)
 {
-    return moire_moe_backward(&fixture->layer[layer], &fixture->tensors, fixture->parameters, fixture->gradients, &fixture->batch,
-                              &fixture->output_gradient, fixture->input_gradient);
+    return moire_moe_backward(&fixture->layer[layer], &fixture->tensors, fixture->parameters,
+                              fixture->gradients, &fixture->batch, &fixture->output_gradient,
+                              fixture->input_gradient);
 }
 
 void fixture_clear_gradients(struct fixture *fixture)
@@ -178,7 +191,8 @@ void fixture_gather_rows(const struct fixture *fixture, const real *rows, double
 {
     const int64_t dim = fixture->problem.dim, all = fixture->problem.tokens * dim;
     for (int64_t i = 0; i < all; i++) whole[i] = 0;
-    for (int64_t i = 0; i < fixture->batch.tokens * dim; i++) whole[fixture->batch.first_token * dim + i] = (double)rows[i];
+    for (int64_t i = 0; i < fixture->batch.tokens * dim; i++)
+        whole[fixture->batch.first_token * dim + i] = (double)rows[i];
     expect_ok(moire_sum(&fixture->mesh.world, whole, all, MOIRE_FLOAT64));
 }
 
@@ -218,22 +232,34 @@ static int weighting_of(const struct problem *problem)
     return problem->normalise ? MOIRE_REFERENCE_NORMALISED : MOIRE_REFERENCE_RAW;
 }
 
-struct moire_reference fixture_reference(const struct fixture *fixture, const int32_t *chosen, const bool *dropped)
+struct moire_reference fixture_reference(const struct fixture *fixture, const int32_t *chosen,
+                                         const bool *dropped)
 {
     const struct problem *problem = &fixture->problem;
     const int weighting = weighting_of(problem);
     const bool losses = weighting != MOIRE_REFERENCE_EQUAL;
     return (struct moire_reference){
-        .tokens = problem->tokens, .dim = problem->dim, .hidden = problem->hidden, .experts = problem->experts,
-        .top_k = problem->top_k, .kind = problem->kind, .weighting = weighting,
-        .balance_weight = losses ? fixture->config.moe_balance_weight : 0, .z_weight = losses ? fixture->config.moe_z_weight : 0,
-        .input = fixture->input, .router = fixture->router, .gate = fixture->gate, .up = fixture->up, .down = fixture->down,
-        .chosen = chosen, .dropped = dropped,
+        .tokens = problem->tokens,
+        .dim = problem->dim,
+        .hidden = problem->hidden,
+        .experts = problem->experts,
+        .top_k = problem->top_k,
+        .kind = problem->kind,
+        .weighting = weighting,
+        .balance_weight = losses ? fixture->config.moe_balance_weight : 0,
+        .z_weight = losses ? fixture->config.moe_z_weight : 0,
+        .input = fixture->input,
+        .router = fixture->router,
+        .gate = fixture->gate,
+        .up = fixture->up,
+        .down = fixture->down,
+        .chosen = chosen,
+        .dropped = dropped,
     };
 }
 
-void expect_array(const struct fixture *fixture, const char *what, const double *found, const double *wanted, int64_t count,
-                  double tolerance)
+void expect_array(const struct fixture *fixture, const char *what, const double *found, const double *wanted,
+                  int64_t count, double tolerance)
 {
     char text[256];
     double difference = 0, norm = 0;
@@ -242,5 +268,6 @@ void expect_array(const struct fixture *fixture, const char *what, const double 
         norm += wanted[i] * wanted[i];
     }
     snprintf(text, sizeof text, "%s: relative error of %s", fixture->problem.label, what);
-    test_expect_near(norm > 0 ? sqrt(difference / norm) : sqrt(difference), 0, tolerance, text, __FILE__, __LINE__);
+    test_expect_near(norm > 0 ? sqrt(difference / norm) : sqrt(difference), 0, tolerance, text, __FILE__,
+                     __LINE__);
 }

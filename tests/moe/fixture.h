@@ -1,5 +1,5 @@
-/* A distributed layer (or two) beside the whole problem in double, which every rank has: all tokens, all experts.
- * Numbers are rounded through `real`, so that both see the same. */
+/* A distributed layer (or two) beside the whole problem in double, which every rank has: all tokens, all
+ * experts. Numbers are rounded through `real`, so that both see the same. */
 #ifndef MOIRE_TESTS_MOE_FIXTURE_H
 #define MOIRE_TESTS_MOE_FIXTURE_H
 
@@ -9,14 +9,14 @@
 
 struct problem {
     char label[160];
-    const char *router;          /* "softmax", "mixtral", "forced" */
+    const char *router; /* "softmax", "mixtral", "forced" */
     bool normalise;
-    int kind;                    /* MOIRE_SWIGLU or MOIRE_GELU */
-    double capacity;             /* or MOIRE_DROPLESS */
-    int expert_ranks;            /* parallel.expert; 0: all */
-    int ranks_per_node;          /* 0: ask MPI */
+    int kind;           /* MOIRE_SWIGLU or MOIRE_GELU */
+    double capacity;    /* or MOIRE_DROPLESS */
+    int expert_ranks;   /* parallel.expert; 0: all */
+    int ranks_per_node; /* 0: ask MPI */
     int64_t experts, top_k, tokens, dim, hidden;
-    int layers;                  /* that share everything but their plans; 1 or 2 */
+    int layers; /* that share everything but their plans; 1 or 2 */
 };
 
 struct fixture {
@@ -30,15 +30,16 @@ struct fixture {
     struct moire_rows output, output_gradient;     /* of this rank */
     real *parameters, *gradients, *input_gradient; /* of this rank; gradients are of all layers */
     /* the whole problem; every layer has the same matrices and the same input */
-    double *input, *upstream;                      /* [T, D]; upstream: gradient of the output */
-    double *router, *gate, *up, *down;             /* [E, D], [E, F, D], [E, F, D], [E, D, F] */
+    double *input, *upstream;          /* [T, D]; upstream: gradient of the output */
+    double *router, *gate, *up, *down; /* [E, D], [E, F, D], [E, F, D], [E, D, F] */
 };
 
 /* Collective. What the fixture holds is drawn from the test's seed. */
 void fixture_create(struct fixture *fixture, const struct problem *problem);
 void fixture_free(struct fixture *fixture);
 
-/* Writes the parameters and this rank's part of input and upstream into the buffers of the layers, from the whole problem. */
+/* Writes the parameters and this rank's part of input and upstream into the buffers of the layers, from the
+ * whole problem. */
 void fixture_load(struct fixture *fixture);
 /* One pass of a layer. Backward adds to gradients and input_gradient. */
 moire_status fixture_forward(struct fixture *fixture, int layer);
@@ -53,11 +54,12 @@ void fixture_gather_choice(const struct fixture *fixture, int layer, int32_t *ch
 void fixture_gather_tensor(const struct fixture *fixture, int tensor, const real *arena, double *whole);
 
 /* The oracle, for a choice. */
-struct moire_reference fixture_reference(const struct fixture *fixture, const int32_t *chosen, const bool *dropped);
+struct moire_reference fixture_reference(const struct fixture *fixture, const int32_t *chosen,
+                                         const bool *dropped);
 
 /* || found - wanted || <= tolerance || wanted ||. */
-void expect_array(const struct fixture *fixture, const char *what, const double *found, const double *wanted, int64_t count,
-                  double tolerance);
+void expect_array(const struct fixture *fixture, const char *what, const double *found, const double *wanted,
+                  int64_t count, double tolerance);
 /* calloc that does not fail; not counted. */
 void *room(int64_t count, size_t bytes_each);
 

@@ -1,4 +1,5 @@
-/* Forced choices: valid, distinct, as frequent as they should be, and the same for any spread of tokens over ranks. */
+/* Forced choices: valid, distinct, as frequent as they should be, and the same for any spread of tokens over
+ * ranks. */
 #include <math.h>
 #include <string.h>
 
@@ -12,21 +13,29 @@ static double tail[MOST_EXPERTS + 1];
 static struct moire_router_setting forced_setting(int64_t experts, int64_t top_k, int forced, double exponent)
 {
     return (struct moire_router_setting){
-        .experts = experts, .top_k = top_k, .forced = forced, .forced_exponent = exponent, .forced_tail = tail, .seed = test_seed,
+        .experts = experts,
+        .top_k = top_k,
+        .forced = forced,
+        .forced_exponent = exponent,
+        .forced_tail = tail,
+        .seed = test_seed,
     };
 }
 
 /* Tokens [first, first + tokens) of a batch; choices into `chosen`. The logits do not matter. */
-static moire_status force(const struct moire_router_setting *setting, int64_t first, int64_t tokens, int64_t step, int64_t part,
-                          int32_t *chosen, real *slot_weights)
+static moire_status force(const struct moire_router_setting *setting, int64_t first, int64_t tokens,
+                          int64_t step, int64_t part, int32_t *chosen, real *slot_weights)
 {
-    const struct moire_micro_batch batch = { .tokens = tokens, .first_token = first, .step = step, .part = part };
+    const struct moire_micro_batch batch = {
+        .tokens = tokens, .first_token = first, .step = step, .part = part
+    };
     struct moire_selection forced = { .experts = chosen, .weights = slot_weights };
     return moire_router_forced.select(setting, &batch, NULL, NULL, &forced);
 }
 
 /* Valid, distinct, and counted by expert. */
-static void count_choices(const struct moire_router_setting *setting, int64_t tokens, const int32_t *chosen, int64_t *counts)
+static void count_choices(const struct moire_router_setting *setting, int64_t tokens, const int32_t *chosen,
+                          int64_t *counts)
 {
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t k = 0; k < setting->top_k; k++) {
@@ -158,7 +167,8 @@ static void replay(void)
     for (int i = 0; i < STEPS * LAYERS * TOKENS * SLOTS; i++) recorded[i] = i % 7;
     struct moire_router_setting setting = forced_setting(7, SLOTS, MOIRE_FORCED_REPLAY, 0);
     expect_failure(force(&setting, 0, 1, 0, 0, many, many_weights), MOIRE_USAGE, "moe.forced_file");
-    setting.replay = recorded, setting.replay_steps = STEPS, setting.replay_layers = LAYERS, setting.replay_tokens = TOKENS;
+    setting.replay = recorded, setting.replay_steps = STEPS, setting.replay_layers = LAYERS,
+    setting.replay_tokens = TOKENS;
     setting.layer = 9, setting.moe_layer = 2;
     recorded[((1 * LAYERS + 2) * TOKENS + 1) * SLOTS + 1] = -1; /* was dropped */
     expect_ok(force(&setting, 3, 6, 5, 0, many, many_weights));
@@ -169,9 +179,11 @@ static void replay(void)
             expect(many_weights[t * SLOTS + k] == (real)(wanted < 0 ? 0 : 0.5));
         }
     recorded[((1 * LAYERS + 2) * TOKENS + 1) * SLOTS + 1] = 7;
-    expect_failure(force(&setting, 3, 6, 5, 0, many, many_weights), MOIRE_BAD_DATA, "found 7, expected -1 to 6");
+    expect_failure(force(&setting, 3, 6, 5, 0, many, many_weights), MOIRE_BAD_DATA,
+                   "found 7, expected -1 to 6");
     setting.moe_layer = 3;
-    expect_failure(force(&setting, 0, 1, 0, 0, many, many_weights), MOIRE_BAD_DATA, "found 3, expected at least 4");
+    expect_failure(force(&setting, 0, 1, 0, 0, many, many_weights), MOIRE_BAD_DATA,
+                   "found 3, expected at least 4");
 }
 
 static void forced_gradient(void)

@@ -1,5 +1,5 @@
-/* The layer over several ranks equals the dense reference on one; and what it must not do: allocate in the step, mix up two
- * plans, or leave ranks behind when one fails. */
+/* The layer over several ranks equals the dense reference on one; and what it must not do: allocate in the
+ * step, mix up two plans, or leave ranks behind when one fails. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,16 +10,26 @@ static const double tolerance = sizeof(real) == 8 ? 2e-13 : 1e-5;
 
 static void label(struct problem *problem)
 {
-    snprintf(problem->label, sizeof problem->label, "%s%s %s %lld experts, top %lld, capacity %g, parallel.expert %d",
-             problem->router, problem->normalise ? " normalised" : "", problem->kind == MOIRE_SWIGLU ? "swiglu" : "gelu",
-             (long long)problem->experts, (long long)problem->top_k, problem->capacity, problem->expert_ranks);
+    snprintf(problem->label, sizeof problem->label,
+             "%s%s %s %lld experts, top %lld, capacity %g, parallel.expert %d", problem->router,
+             problem->normalise ? " normalised" : "", problem->kind == MOIRE_SWIGLU ? "swiglu" : "gelu",
+             (long long)problem->experts, (long long)problem->top_k, problem->capacity,
+             problem->expert_ranks);
 }
 
 static struct problem a_problem(void)
 {
     struct problem problem = {
-        .router = "softmax", .normalise = true, .kind = MOIRE_SWIGLU, .capacity = MOIRE_DROPLESS,
-        .experts = 5, .top_k = 2, .tokens = 19, .dim = 6, .hidden = 7, .layers = 1,
+        .router = "softmax",
+        .normalise = true,
+        .kind = MOIRE_SWIGLU,
+        .capacity = MOIRE_DROPLESS,
+        .experts = 5,
+        .top_k = 2,
+        .tokens = 19,
+        .dim = 6,
+        .hidden = 7,
+        .layers = 1,
     };
     label(&problem);
     return problem;
@@ -38,21 +48,27 @@ static struct whole whole_create(const struct problem *problem)
     const int64_t rows = problem->tokens * problem->dim, slots = problem->tokens * problem->top_k;
     const int64_t router = problem->experts * problem->dim, matrix = router * problem->hidden;
     return (struct whole){
-        .chosen = room(slots, sizeof(int32_t)), .dropped = room(slots, sizeof(bool)), .output = room(rows, sizeof(double)),
-        .input_gradient = room(rows, sizeof(double)), .router = room(router, sizeof(double)),
-        .gate = problem->kind == MOIRE_SWIGLU ? room(matrix, sizeof(double)) : NULL, .up = room(matrix, sizeof(double)),
-        .down = room(matrix, sizeof(double)), .gathered = room(rows + matrix, sizeof(double)),
+        .chosen = room(slots, sizeof(int32_t)),
+        .dropped = room(slots, sizeof(bool)),
+        .output = room(rows, sizeof(double)),
+        .input_gradient = room(rows, sizeof(double)),
+        .router = room(router, sizeof(double)),
+        .gate = problem->kind == MOIRE_SWIGLU ? room(matrix, sizeof(double)) : NULL,
+        .up = room(matrix, sizeof(double)),
+        .down = room(matrix, sizeof(double)),
+        .gathered = room(rows + matrix, sizeof(double)),
     };
 }
 
 static void whole_free(struct whole *whole)
 {
-    void *owned[] = { whole->chosen, whole->dropped, whole->output, whole->input_gradient, whole->router, whole->gate,
-                      whole->up, whole->down, whole->gathered };
+    void *owned[] = { whole->chosen, whole->dropped, whole->output, whole->input_gradient, whole->router,
+                      whole->gate,   whole->up,      whole->down,   whole->gathered };
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
-/* The oracle's view of the choice that the layer has made. The gradients are of <upstream, output> + share (losses). */
+/* The oracle's view of the choice that the layer has made. The gradients are of <upstream, output> + share
+ * (losses). */
 static void run_reference(const struct fixture *fixture, struct whole *whole)
 {
     fixture_gather_choice(fixture, 0, whole->chosen, whole->dropped);
@@ -60,8 +76,8 @@ static void run_reference(const struct fixture *fixture, struct whole *whole)
     expect_ok(moire_reference_forward(&reference, whole->output, &whole->balance_loss, &whole->z_loss));
     reference.balance_weight *= fixture->batch.share;
     reference.z_weight *= fixture->batch.share;
-    expect_ok(moire_reference_backward(&reference, fixture->upstream, whole->input_gradient, whole->router, whole->gate, whole->up,
-                                       whole->down));
+    expect_ok(moire_reference_backward(&reference, fixture->upstream, whole->input_gradient, whole->router,
+                                       whole->gate, whole->up, whole->down));
 }
 
 /* The choice is the naive one: of the K largest logits, with places in global order. */
@@ -69,15 +85,18 @@ static void check_choice(const struct fixture *fixture, const struct whole *whol
 {
     const struct problem *problem = &fixture->problem;
     const struct moire_balance *balance = &fixture->layer[0].balance;
-    const double wanted = (double)problem->top_k * problem->capacity * (double)problem->tokens / (double)problem->experts;
-    const double places = problem->capacity == MOIRE_DROPLESS || !fixture->batch.training ? INFINITY : ceil(wanted);
+    const double wanted = (double)problem->top_k * problem->capacity * (double)problem->tokens
+                          / (double)problem->experts;
+    const double places = problem->capacity == MOIRE_DROPLESS || !fixture->batch.training ? INFINITY
+                                                                                          : ceil(wanted);
     double *load = room(problem->experts, sizeof *load), dropped = 0;
     for (int64_t slot = 0; slot < problem->tokens * problem->top_k; slot++) {
         bool late = load[whole->chosen[slot]]++ >= places;
         expect(whole->dropped[slot] == late);
         dropped += late;
     }
-    for (int64_t e = 0; e < problem->experts; e++) expect(balance->load[e] == (fixture->batch.training ? load[e] : 0));
+    for (int64_t e = 0; e < problem->experts; e++)
+        expect(balance->load[e] == (fixture->batch.training ? load[e] : 0));
     expect(balance->dropped == dropped);
     if (strcmp(problem->router, "forced") != 0)
         for (int64_t t = 0; t < fixture->batch.tokens; t++)
@@ -95,23 +114,26 @@ static void check_forward(const struct fixture *fixture, const struct whole *who
 {
     const struct moire_balance *balance = &fixture->layer[0].balance;
     fixture_gather_rows(fixture, fixture->output.data, whole->gathered);
-    expect_array(fixture, "output", whole->gathered, whole->output, fixture->problem.tokens * fixture->problem.dim, tolerance);
+    expect_array(fixture, "output", whole->gathered, whole->output,
+                 fixture->problem.tokens * fixture->problem.dim, tolerance);
     expect_near(balance->balance_loss, fixture->batch.training ? whole->balance_loss : 0, tolerance);
     expect_near(balance->z_loss, fixture->batch.training ? whole->z_loss : 0, tolerance);
 }
 
-static void check_tensor(const struct fixture *fixture, const struct whole *whole, const char *what, int tensor, const double *wanted)
+static void check_tensor(const struct fixture *fixture, const struct whole *whole, const char *what,
+                         int tensor, const double *wanted)
 {
     fixture_gather_tensor(fixture, tensor, fixture->gradients, whole->gathered);
-    expect_array(fixture, what, whole->gathered, wanted, moire_tensor_global_elements(&fixture->tensors.list[tensor]), tolerance);
+    expect_array(fixture, what, whole->gathered, wanted,
+                 moire_tensor_global_elements(&fixture->tensors.list[tensor]), tolerance);
 }
 
 static void check_backward(const struct fixture *fixture, const struct whole *whole)
 {
     const struct moire_moe_layer *layer = &fixture->layer[0];
     fixture_gather_rows(fixture, fixture->input_gradient, whole->gathered);
-    expect_array(fixture, "input gradient", whole->gathered, whole->input_gradient, fixture->problem.tokens * fixture->problem.dim,
-                 tolerance);
+    expect_array(fixture, "input gradient", whole->gathered, whole->input_gradient,
+                 fixture->problem.tokens * fixture->problem.dim, tolerance);
     check_tensor(fixture, whole, "router gradient", layer->router_tensor, whole->router);
     if (whole->gate) check_tensor(fixture, whole, "gate gradient", layer->gate_tensor, whole->gate);
     check_tensor(fixture, whole, "up gradient", layer->up_tensor, whole->up);
@@ -146,11 +168,14 @@ static void all_combinations(void)
             for (int limited = 0; limited < 2; limited++)
                 for (int e = 0; e < 3; e++)
                     for (int group = 0; group < 3; group++) {
-                        if (groups[group] && (test_ranks % groups[group] || test_ranks == groups[group])) continue;
+                        if (groups[group] && (test_ranks % groups[group] || test_ranks == groups[group]))
+                            continue;
                         problem.router = routers[router], problem.normalise = router == 0;
                         problem.kind = kind ? MOIRE_GELU : MOIRE_SWIGLU;
                         problem.capacity = limited ? 0.8 : MOIRE_DROPLESS;
-                        problem.experts = experts[e], problem.top_k = 1 + round++ % 2, problem.expert_ranks = groups[group];
+                        problem.experts = experts[e], problem.expert_ranks = groups[group];
+                        problem.top_k = router % 2 ? 1 + round % 2 : 2 + round % 2 * (experts[e] > 2);
+                        round++;
                         problem.ranks_per_node = round % 3;
                         label(&problem);
                         compare(&problem);
@@ -164,6 +189,7 @@ static void small_ones(void)
     for (int64_t tokens = 0; tokens < 2; tokens++)
         for (int what = 0; what < 3; what++) {
             problem.tokens = tokens;
+            problem.normalise = what == 2;
             problem.experts = what ? 4 : 1;
             problem.top_k = what == 2 ? 4 : 1;
             label(&problem);
@@ -206,7 +232,8 @@ static double frozen_loss(struct fixture *fixture)
 }
 
 /* Some of the `count` numbers of the whole problem at x, and their gradients as the layer gives them. */
-static void check_differences(struct fixture *fixture, const char *what, int64_t count, double *x, const double *gradient)
+static void check_differences(struct fixture *fixture, const char *what, int64_t count, double *x,
+                              const double *gradient)
 {
     enum { SAMPLES = 6 };
     const double step = 1e-5;
@@ -229,7 +256,8 @@ static void central_differences(struct problem *problem)
     struct fixture fixture;
     fixture_create(&fixture, problem);
     const struct moire_moe_layer *layer = &fixture.layer[0];
-    const int64_t router = problem->experts * problem->dim, matrix = router * problem->hidden, rows = problem->tokens * problem->dim;
+    const int64_t router = problem->experts * problem->dim, matrix = router * problem->hidden,
+                  rows = problem->tokens * problem->dim;
     double *gradient = room(matrix + rows, sizeof *gradient);
     expect_ok(fixture_forward(&fixture, 0));
     expect_ok(fixture_backward(&fixture, 0));
@@ -264,7 +292,8 @@ static void all_differences(void)
 }
 #endif
 
-/* forward 0, forward 1, backward 0, backward 1: each gives bit for bit what it gives alone, although scratch is shared. */
+/* forward 0, forward 1, backward 0, backward 1: each gives bit for bit what it gives alone, although scratch
+ * is shared. */
 static void two_plans(void)
 {
     struct problem problem = a_problem();
@@ -272,7 +301,8 @@ static void two_plans(void)
     problem.layers = 2;
     problem.capacity = 0.9;
     fixture_create(&fixture, &problem);
-    const int64_t elements = moire_tensors_elements(&fixture.tensors), rows = fixture.batch.tokens * problem.dim;
+    const int64_t elements = moire_tensors_elements(&fixture.tensors),
+                  rows = fixture.batch.tokens * problem.dim;
     real *alone = room(2 * (elements + rows), sizeof *alone);
     /* The second layer has another input, so that its plan differs. */
     for (int64_t i = 0; i < rows; i++) ((real *)fixture.layer[1].inputs.data)[i] *= -1;
@@ -288,8 +318,11 @@ static void two_plans(void)
     for (int l = 0; l < 2; l++) {
         fixture_clear_gradients(&fixture);
         expect_ok(fixture_backward(&fixture, l));
-        expect(memcmp(alone + l * (elements + rows), fixture.gradients, (size_t)elements * sizeof(real)) == 0);
-        expect(memcmp(alone + l * (elements + rows) + elements, fixture.input_gradient, (size_t)rows * sizeof(real)) == 0);
+        expect(memcmp(alone + l * (elements + rows), fixture.gradients, (size_t)elements * sizeof(real))
+               == 0);
+        expect(memcmp(alone + l * (elements + rows) + elements, fixture.input_gradient,
+                      (size_t)rows * sizeof(real))
+               == 0);
     }
     free(alone);
     fixture_free(&fixture);
@@ -313,12 +346,14 @@ static void many_steps(void)
         expect_ok(fixture_backward(&fixture, 0));
     }
     expect(moire_memory_allocations() == allocations);
-    for (int64_t i = 0; i < elements; i++) expect_near((double)fixture.gradients[i], 4 * (double)first[i], tolerance);
+    for (int64_t i = 0; i < elements; i++)
+        expect_near((double)fixture.gradients[i], 4 * (double)first[i], tolerance);
     free(first);
     fixture_free(&fixture);
 }
 
-/* One rank cannot route. All leave together, with the same status, also those of other groups; then all is well again. */
+/* One rank cannot route. All leave together, with the same status, also those of other groups; then all is
+ * well again. */
 static void one_rank_fails(void)
 {
     const int groups[] = { 0, 1, 2 };
@@ -352,7 +387,8 @@ static void not_finite(void)
     struct problem problem = a_problem();
     struct fixture fixture;
     fixture_create(&fixture, &problem);
-    for (int64_t i = 0; fixture.batch.tokens > 0 && i < problem.dim; i++) ((real *)fixture.layer[0].inputs.data)[i] = (real)NAN;
+    for (int64_t i = 0; fixture.batch.tokens > 0 && i < problem.dim; i++)
+        ((real *)fixture.layer[0].inputs.data)[i] = (real)NAN;
     expect_ok(fixture_forward(&fixture, 0));
     expect_ok(fixture_backward(&fixture, 0));
     expect(isnan(fixture.layer[0].balance.balance_loss));

@@ -27,8 +27,8 @@ static double loss(const struct moire_reference *reference, const double *output
 }
 
 /* Central differences with respect to `count` numbers at x, which the reference points to. */
-static void check(const struct moire_reference *reference, const double *output_gradient, int64_t count, double *x,
-                  const double *gradient)
+static void check(const struct moire_reference *reference, const double *output_gradient, int64_t count,
+                  double *x, const double *gradient)
 {
     const double step = 1e-5;
     for (int64_t i = 0; i < count; i++) {
@@ -51,18 +51,32 @@ static void gradients(int kind, int weighting, bool drops)
     fill(sizeof at / sizeof(double), (double *)&at);
     fill(INPUT, output_gradient);
     for (int slot = 0; slot < T * K; slot++) {
-        chosen[slot] = (int32_t)((slot % K + slot / K + test_random_below(2) * K) % E); /* distinct in a token */
+        chosen[slot] = (int32_t)((slot % K + slot / K + test_random_below(2) * K)
+                                 % E); /* distinct in a token */
         dropped[slot] = drops && test_random_below(3) == 0;
     }
     if (drops) chosen[K] = -1; /* and one without a choice */
     const struct moire_reference reference = {
-        .tokens = T, .dim = D, .hidden = F, .experts = E, .top_k = K, .kind = kind, .weighting = weighting,
-        .balance_weight = 0.7, .z_weight = 0.3, .input = at.input, .router = at.router,
-        .gate = kind == MOIRE_SWIGLU ? at.gate : NULL, .up = at.up, .down = at.down, .chosen = chosen,
+        .tokens = T,
+        .dim = D,
+        .hidden = F,
+        .experts = E,
+        .top_k = K,
+        .kind = kind,
+        .weighting = weighting,
+        .balance_weight = 0.7,
+        .z_weight = 0.3,
+        .input = at.input,
+        .router = at.router,
+        .gate = kind == MOIRE_SWIGLU ? at.gate : NULL,
+        .up = at.up,
+        .down = at.down,
+        .chosen = chosen,
         .dropped = drops ? dropped : NULL,
     };
     expect_ok(moire_reference_backward(&reference, output_gradient, gradient.input, gradient.router,
-                                       kind == MOIRE_SWIGLU ? gradient.gate : NULL, gradient.up, gradient.down));
+                                       kind == MOIRE_SWIGLU ? gradient.gate : NULL, gradient.up,
+                                       gradient.down));
     check(&reference, output_gradient, INPUT, at.input, gradient.input);
     check(&reference, output_gradient, ROUTER, at.router, gradient.router);
     if (kind == MOIRE_SWIGLU) check(&reference, output_gradient, MATRIX, at.gate, gradient.gate);
@@ -86,9 +100,21 @@ static void by_hand(void)
     double output, balance, z, input, router, gate, up, down;
     const int32_t chosen = 0;
     const struct moire_reference reference = {
-        .tokens = 1, .dim = 1, .hidden = 1, .experts = 1, .top_k = 1, .kind = MOIRE_SWIGLU,
-        .weighting = MOIRE_REFERENCE_RAW, .balance_weight = 0.01, .z_weight = 0.001, .input = &one, .router = &one,
-        .gate = &one, .up = &one, .down = &one, .chosen = &chosen,
+        .tokens = 1,
+        .dim = 1,
+        .hidden = 1,
+        .experts = 1,
+        .top_k = 1,
+        .kind = MOIRE_SWIGLU,
+        .weighting = MOIRE_REFERENCE_RAW,
+        .balance_weight = 0.01,
+        .z_weight = 0.001,
+        .input = &one,
+        .router = &one,
+        .gate = &one,
+        .up = &one,
+        .down = &one,
+        .chosen = &chosen,
     };
     expect_ok(moire_reference_forward(&reference, &output, &balance, &z));
     expect_near(output, 0.7310585786300049, 1e-15); /* silu(1) */
@@ -104,8 +130,16 @@ static void no_tokens(void)
 {
     double balance = 1, z = 1, router[ROUTER], up[MATRIX], down[MATRIX], weights[MATRIX] = { 0 };
     const struct moire_reference reference = {
-        .dim = D, .hidden = F, .experts = E, .top_k = K, .kind = MOIRE_GELU, .balance_weight = 1, .z_weight = 1,
-        .router = weights, .up = weights, .down = weights,
+        .dim = D,
+        .hidden = F,
+        .experts = E,
+        .top_k = K,
+        .kind = MOIRE_GELU,
+        .balance_weight = 1,
+        .z_weight = 1,
+        .router = weights,
+        .up = weights,
+        .down = weights,
     };
     expect_ok(moire_reference_forward(&reference, NULL, &balance, &z));
     expect(balance == 0 && z == 0);

@@ -12,7 +12,8 @@ static const double gradient_tolerance = sizeof(real) == 8 ? 1e-8 : 2e-6;
 enum { MOST_EXPERTS = 40, MOST_TOKENS = 64 };
 
 /* Room for one call. */
-static real logits[MOST_TOKENS * MOST_EXPERTS], scores[MOST_TOKENS * MOST_EXPERTS], weights[MOST_TOKENS * MOST_EXPERTS];
+static real logits[MOST_TOKENS * MOST_EXPERTS], scores[MOST_TOKENS * MOST_EXPERTS],
+    weights[MOST_TOKENS * MOST_EXPERTS];
 static int32_t experts_chosen[MOST_TOKENS * MOST_EXPERTS];
 static struct moire_selection selection = { .experts = experts_chosen, .weights = weights };
 
@@ -38,8 +39,15 @@ static void softmax_in_place(void)
     real rows[] = { 1, 2, 3, -1000, 1000, 999, 0, 0, 0 };
     moire_softmax_rows(3, 3, rows, rows);
     const double e = exp(1);
-    const double wanted[] = { 1 / (1 + e + e * e), e / (1 + e + e * e), e * e / (1 + e + e * e), 0, e / (1 + e), 1 / (1 + e),
-                              1.0 / 3, 1.0 / 3, 1.0 / 3 };
+    const double wanted[] = { 1 / (1 + e + e * e),
+                              e / (1 + e + e * e),
+                              e * e / (1 + e + e * e),
+                              0,
+                              e / (1 + e),
+                              1 / (1 + e),
+                              1.0 / 3,
+                              1.0 / 3,
+                              1.0 / 3 };
     for (int i = 0; i < 9; i++) expect_near((double)rows[i], wanted[i], tolerance);
     moire_softmax_rows(0, 3, NULL, NULL);
 }
@@ -65,10 +73,13 @@ static void expect_choice(const real *row, int64_t experts, int64_t top_k, const
 
 static struct moire_router_setting setting_for(int64_t experts, int64_t top_k, bool normalise)
 {
-    return (struct moire_router_setting){ .experts = experts, .top_k = top_k, .normalise = normalise, .seed = test_seed };
+    return (struct moire_router_setting){
+        .experts = experts, .top_k = top_k, .normalise = normalise, .seed = test_seed
+    };
 }
 
-static void run_router(const struct moire_router *router, const struct moire_router_setting *setting, int64_t tokens)
+static void run_router(const struct moire_router *router, const struct moire_router_setting *setting,
+                       int64_t tokens)
 {
     const struct moire_micro_batch batch = { .tokens = tokens, .global_tokens = tokens, .training = true };
     router->score(setting, tokens, logits, scores);
@@ -90,7 +101,8 @@ static void choices(void)
 {
     const struct moire_router *trained[] = { &moire_router_softmax, &moire_router_mixtral };
     for (int round = 0; round < 120; round++) {
-        int64_t experts = 1 + test_random_below(MOST_EXPERTS), top_k = 1 + test_random_below(experts), tokens = 8;
+        int64_t experts = 1 + test_random_below(MOST_EXPERTS), top_k = 1 + test_random_below(experts),
+                tokens = 8;
         const struct moire_router *router = trained[round % 2];
         const struct moire_router_setting setting = setting_for(experts, top_k, round / 2 % 2);
         for (int64_t i = 0; i < tokens * experts; i++) logits[i] = draw_logit(round % 3);
@@ -115,9 +127,10 @@ static void not_a_number(void)
     expect(isnan(weights[0]) && isnan(weights[1]));
 }
 
-/* Weights of one token in double, by the formulas as they stand: p, p over the sum of the chosen, or the softmax of the
- * chosen logits. */
-static void naive_weights(const double *z, int64_t experts, int64_t top_k, const int32_t *chosen, bool raw, double *w)
+/* Weights of one token in double, by the formulas as they stand: p, p over the sum of the chosen, or the
+ * softmax of the chosen logits. */
+static void naive_weights(const double *z, int64_t experts, int64_t top_k, const int32_t *chosen, bool raw,
+                          double *w)
 {
     double sum = 0;
     for (int64_t e = 0; raw && e < experts; e++) sum += exp(z[e]);
@@ -125,7 +138,8 @@ static void naive_weights(const double *z, int64_t experts, int64_t top_k, const
     for (int64_t k = 0; k < top_k; k++) w[k] = chosen[k] >= 0 ? exp(z[chosen[k]]) / sum : 0;
 }
 
-static double naive_loss(const double *z, int64_t experts, int64_t top_k, const int32_t *chosen, bool raw, const real *g)
+static double naive_loss(const double *z, int64_t experts, int64_t top_k, const int32_t *chosen, bool raw,
+                         const real *g)
 {
     double w[MOST_EXPERTS], sum = 0;
     naive_weights(z, experts, top_k, chosen, raw, w);
@@ -133,8 +147,8 @@ static double naive_loss(const double *z, int64_t experts, int64_t top_k, const 
     return sum;
 }
 
-static void check_token(int64_t experts, int64_t top_k, const real *row, const int32_t *chosen, bool raw, const real *w,
-                        const real *g, const real *gradient)
+static void check_token(int64_t experts, int64_t top_k, const real *row, const int32_t *chosen, bool raw,
+                        const real *w, const real *g, const real *gradient)
 {
     const double step = 1e-5;
     double z[MOST_EXPERTS], wanted[MOST_EXPERTS];
@@ -163,15 +177,16 @@ static void weights_and_gradients(void)
         for (int64_t i = 0; i < tokens * experts; i++) logits[i] = draw_logit(0), logit_gradients[i] = 7;
         for (int64_t slot = 0; slot < tokens * top_k; slot++) {
             experts_chosen[slot] = (int32_t)((slot * 3 + round) % top_k);
-            if (slot < tokens * top_k - top_k) experts_chosen[slot] = (int32_t)((slot % top_k + slot / top_k) % experts);
+            if (slot < tokens * top_k - top_k)
+                experts_chosen[slot] = (int32_t)((slot % top_k + slot / top_k) % experts);
             else experts_chosen[slot] = test_random_below(2) ? (int32_t)(slot % top_k) : -1;
             weight_gradients[slot] = (real)test_random();
         }
         run_router(router, &setting, tokens);
         router->backward(&setting, tokens, logits, scores, &selection, weight_gradients, logit_gradients);
         for (int64_t t = 0; t < tokens; t++)
-            check_token(experts, top_k, logits + t * experts, experts_chosen + t * top_k, round % 3 == 0, weights + t * top_k,
-                        weight_gradients + t * top_k, logit_gradients + t * experts);
+            check_token(experts, top_k, logits + t * experts, experts_chosen + t * top_k, round % 3 == 0,
+                        weights + t * top_k, weight_gradients + t * top_k, logit_gradients + t * experts);
     }
     selection.frozen = false;
 }
@@ -183,7 +198,8 @@ static void expect_refused(const char *name, const char *value, const char *text
     struct moire_config config;
     expect_ok(moire_config_create(&config));
     expect_ok(moire_moe_check(&config));
-    if (strcmp(name, "moe.forced") == 0) expect_ok(moire_config_set(&config, "moe.router", "forced", MOIRE_FROM_COMMAND));
+    if (strcmp(name, "moe.forced") == 0)
+        expect_ok(moire_config_set(&config, "moe.router", "forced", MOIRE_FROM_COMMAND));
     expect_ok(moire_config_set(&config, name, value, MOIRE_FROM_COMMAND));
     expect_failure(moire_moe_check(&config), MOIRE_USAGE, text);
     moire_config_free(&config);
@@ -205,7 +221,8 @@ static void checks(void)
     moire_config_free(&config);
 }
 
-static void expect_tensor(const struct moire_tensors *tensors, const char *name, int dimensions, const int64_t *shape)
+static void expect_tensor(const struct moire_tensors *tensors, const char *name, int dimensions,
+                          const int64_t *shape)
 {
     const struct moire_tensor *tensor = moire_tensors_find(tensors, name);
     expect(tensor != NULL);

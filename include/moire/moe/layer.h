@@ -1,7 +1,8 @@
 /* The MoE layer: score -> select -> plan -> dispatch -> experts -> combine, and the same steps in reverse.
  *
- * Shared by all layers of a model: struct moire_moe (exchange, placement, scratch). One struct moire_moe_layer for each.
- * Every call is collective over the world unless it says otherwise; ranks may have no tokens and no experts. */
+ * Shared by all layers of a model: struct moire_moe (exchange, placement, scratch). One struct
+ * moire_moe_layer for each. Every call is collective over the world unless it says otherwise; ranks may have
+ * no tokens and no experts. */
 #ifndef MOIRE_MOE_LAYER_H
 #define MOIRE_MOE_LAYER_H
 
@@ -11,23 +12,23 @@
 #include "moire/moe/experts.h"
 
 struct moire_moe {
-    const struct moire_mesh *mesh;            /* borrowed */
+    const struct moire_mesh *mesh; /* borrowed */
     const struct moire_router *router;
     struct moire_router_setting router_setting; /* layer fields are set by each layer */
     struct moire_balance_setting balance_setting;
-    int kind;                                 /* MOIRE_SWIGLU or MOIRE_GELU */
+    int kind; /* MOIRE_SWIGLU or MOIRE_GELU */
     int64_t dim, hidden_size, experts, top_k;
-    int64_t tokens;                           /* most tokens a rank brings */
+    int64_t tokens; /* most tokens a rank brings */
     struct moire_placement placement;
     struct moire_exchange *exchange;
     /* scratch of received rows, shared by all layers */
     struct moire_rows outputs, output_gradients, weight_gradients, hidden, hidden_gradients;
-    real *logit_gradients;                    /* [tokens, E] */
-    struct moire_rows slot_gradients;         /* [tokens * K, 1] */
-    struct moire_rows inputs_gradient;        /* [tokens, D] */
-    double *reduce;                           /* [2 E + 1] */
-    int64_t *counts;                          /* [E] */
-    double *forced_tail;                      /* [E + 1] */
+    real *logit_gradients;             /* [tokens, E] */
+    struct moire_rows slot_gradients;  /* [tokens * K, 1] */
+    struct moire_rows inputs_gradient; /* [tokens, D] */
+    double *reduce;                    /* [2 E + 1] */
+    int64_t *counts;                   /* [E] */
+    double *forced_tail;               /* [E + 1] */
 };
 
 struct moire_moe_layer {
@@ -35,39 +36,47 @@ struct moire_moe_layer {
     int layer, moe_layer;
     int router_tensor, gate_tensor, up_tensor, down_tensor; /* in the table; gate -1 for gelu */
     /* kept from forward to backward */
-    real *logits, *scores;                    /* [tokens, E] */
+    real *logits, *scores; /* [tokens, E] */
     struct moire_selection selection;
     struct moire_balance balance;
-    struct moire_rows inputs;                 /* [tokens, D]: the layer's input; its owner writes it before the forward */
-    struct moire_rows slot_weights;           /* [tokens * K, 1]; selection.weights is its data */
+    struct moire_rows inputs; /* [tokens, D]: the layer's input; its owner writes it before the forward */
+    struct moire_rows slot_weights; /* [tokens * K, 1]; selection.weights is its data */
     struct moire_rows received, received_weights, gate, up; /* [R, D], [R, 1], [R, F], [R, F] */
     int64_t *slot_begin, *target_begin, *targets;
     struct moire_plan *plan;
 };
 
-/* Checks of the configuration that need no memory: names of router, balance and back end, top_k <= experts, capacity,
- * forced_file. MOIRE_USAGE. Warns where the router's weights could not learn. Not collective. */
+/* Checks of the configuration that need no memory: names of router, balance and back end, top_k <= experts,
+ * capacity, forced_file. MOIRE_USAGE. Not collective. */
 moire_status moire_moe_check(const struct moire_config *config);
-/* Adds the tensors of layer `layer` to the table: "layers.N.router" [E, D], "layers.N.experts.gate", ".up" [E, F, D], ".down" [E, D, F]
- * (normal, deviation 0.02, down 0.02 / sqrt(2 L)); sets the indices in *layer (may be NULL). Not collective. */
-moire_status moire_moe_describe(const struct moire_config *config, int layer, struct moire_tensors *tensors, struct moire_moe_layer *moe_layer);
+/* Adds the tensors of layer `layer` to the table: "layers.N.router" [E, D], "layers.N.experts.gate", ".up"
+ * [E, F, D], ".down" [E, D, F] (normal, deviation 0.02, down 0.02 / sqrt(2 L)); sets the indices in *layer
+ * (may be NULL). Not collective. */
+moire_status moire_moe_describe(const struct moire_config *config, int layer, struct moire_tensors *tensors,
+                                struct moire_moe_layer *moe_layer);
 
-/* `tokens`: most tokens this rank brings in a call (0 is fine). *moe must stay where it is until it is freed; after a
- * failure it is zeroed, and freeing it does nothing. The free is collective too. */
-moire_status moire_moe_create(const struct moire_config *config, const struct moire_mesh *mesh, int64_t tokens, struct moire_moe *moe);
+/* `tokens`: most tokens this rank brings in a call (0 is fine). *moe must stay where it is until it is freed;
+ * after a failure it is zeroed, and freeing it does nothing. The root warns where the weights cannot teach
+ * the router (K = 1, normalised). The free is collective too. */
+moire_status moire_moe_create(const struct moire_config *config, const struct moire_mesh *mesh,
+                              int64_t tokens, struct moire_moe *moe);
 void moire_moe_free(struct moire_moe *moe);
-/* Room for one layer; layer, moe_layer and the tensor indices must be set, the rest is overwritten. The free is collective
- * too; it does nothing on a zeroed layer. */
+/* Room for one layer; layer, moe_layer and the tensor indices must be set, the rest is overwritten. The free
+ * is collective too; it does nothing on a zeroed layer. */
 moire_status moire_moe_layer_create(struct moire_moe *moe, struct moire_moe_layer *layer);
 void moire_moe_layer_free(struct moire_moe_layer *layer);
 
-/* output [T, D] (a buffer of the exchange) = sum over slots; layer->inputs holds the input rows [T, D]. Timed as ROUTER, PREPARE, DISPATCH, EXPERTS, COMBINE.
- * After a forward that was not training the plan is released at once. parameters: the arena. */
-moire_status moire_moe_forward(struct moire_moe_layer *layer, const struct moire_tensors *tensors, const real *parameters,
-                               const struct moire_micro_batch *batch, struct moire_rows *output);
-/* output_gradient [T, D] (a buffer of the exchange); input_gradient [T, D] += ; gradients: the arena, += . Releases the plan.
- * After a forward that was training. An MPI error leaves the plan as it is. */
-moire_status moire_moe_backward(struct moire_moe_layer *layer, const struct moire_tensors *tensors, const real *parameters, real *gradients,
-                                const struct moire_micro_batch *batch, const struct moire_rows *output_gradient, real *input_gradient);
+/* output [T, D] (a buffer of the exchange) = sum over slots; layer->inputs holds the input rows [T, D]. Timed
+ * as ROUTER, PREPARE, DISPATCH, EXPERTS, COMBINE. After a forward that was not training the plan is released
+ * at once. parameters: the arena. */
+moire_status moire_moe_forward(struct moire_moe_layer *layer, const struct moire_tensors *tensors,
+                               const real *parameters, const struct moire_micro_batch *batch,
+                               struct moire_rows *output);
+/* output_gradient [T, D] (a buffer of the exchange); input_gradient [T, D] += ; gradients: the arena, += .
+ * Releases the plan. After a forward that was training. An MPI error leaves the plan as it is. */
+moire_status moire_moe_backward(struct moire_moe_layer *layer, const struct moire_tensors *tensors,
+                                const real *parameters, real *gradients,
+                                const struct moire_micro_batch *batch,
+                                const struct moire_rows *output_gradient, real *input_gradient);
 
 #endif

@@ -1,10 +1,11 @@
-/* Routers: `score` (pure: rows of logits to scores), `select` (which experts, with which weights), `backward`.
+/* Routers: `score` (pure: rows of logits to scores), `select` (which experts, with which weights) and
+ * `backward`. One file a router, one line in the table of moe/routers.c.
  *
- * Legend: T tokens here, E experts, K slots a token, D dim. The logits are x W^T with W [E, D], computed by the layer.
- * One file a router, one line in the table of moe/routers.c.
+ * Legend: T tokens here, E experts, K slots a token, D dim. The logits are x W^T with W [E, D], computed by
+ * the layer.
  *
- *   softmax  p = softmax(logits); the K largest; weight p, divided by the sum of the chosen when moe.normalise (GShard,
- *            arXiv 2006.16668), raw otherwise (Switch, arXiv 2101.03961).
+ *   softmax  p = softmax(logits); the K largest; weight p, divided by the sum of the chosen when
+ *            moe.normalise (GShard, arXiv 2006.16668), raw otherwise (Switch, arXiv 2101.03961).
  *   mixtral  the K largest logits; weight = softmax over the K chosen logits (arXiv 2401.04088).
  *   forced   what moe.forced says, whatever the logits; weight 1/K, no gradient. For measurement.
  * Equal scores: the lower expert wins. */
@@ -16,63 +17,67 @@
 #include "moire/cluster/mesh.h"
 #include "moire/cluster/placement.h"
 
-/* What the tokens of this call are. */
+/* What the tokens of this call are. Tokens are in rank order. */
 struct moire_micro_batch {
-    int64_t tokens;          /* T on this rank */
-    int64_t first_token;     /* global number, within the micro-batch, of the first one here (tokens are in rank order) */
-    int64_t global_tokens;   /* of all ranks, in this micro-batch */
-    int64_t step;            /* optimizer step and micro-batch, for forced choices */
+    int64_t tokens;        /* T on this rank */
+    int64_t first_token;   /* number of the first one here, within the micro-batch of all ranks */
+    int64_t global_tokens; /* of all ranks, in this micro-batch */
+    int64_t step;          /* optimizer step and micro-batch, for forced choices */
     int64_t part;
-    double share;            /* global_tokens / tokens of the whole step: weight of this micro-batch's auxiliary losses */
-    bool training;           /* false: no auxiliary losses, no capacity, nothing kept for backward */
+    double share;  /* global_tokens over the tokens of the whole step: weighs the auxiliary losses */
+    bool training; /* false: no auxiliary losses, no capacity, nothing kept for backward */
 };
 
 struct moire_router_setting {
     int64_t experts, top_k;
     bool normalise;
-    int forced;                          /* MOIRE_FORCED_... */
+    int forced; /* MOIRE_FORCED_... */
     double forced_exponent;
     uint64_t seed;
-    const double *forced_tail;           /* borrowed, [E + 1]: see moire_forced_tail; not for even and replay */
-    const int32_t *replay;               /* borrowed: recorded ids [steps, layers, tokens, K], -1 for none; or NULL */
+    const double *forced_tail; /* borrowed, [E + 1]: see moire_forced_tail; not for even and replay */
+    const int32_t *replay;     /* borrowed: recorded ids [steps, layers, tokens, K], -1 for none; or NULL */
     int64_t replay_steps, replay_layers, replay_tokens;
     const struct moire_mesh *mesh;
     const struct moire_placement *placement;
-    int layer;                           /* of the model, and counted over layers with experts only */
+    int layer; /* of the model, and counted over layers with experts only */
     int moe_layer;
 };
 
 /* The choice for T tokens; arrays are owned by the layer. */
 struct moire_selection {
-    int32_t *experts;        /* [T, K]; -1: no choice */
-    real *weights;           /* [T, K] */
-    bool *dropped;           /* [T, K]: chosen, but past the expert's capacity */
-    bool frozen;             /* experts are given (a replayed plan): select computes weights only. For gradient checks */
+    int32_t *experts; /* [T, K]; -1: no choice */
+    real *weights;    /* [T, K] */
+    bool *dropped;    /* [T, K]: chosen, but past the expert's capacity */
+    bool frozen; /* experts are given (a replayed plan): select computes weights only. For gradient checks */
 };
 
 struct moire_router {
     const char *name, *help;
-    bool trains;             /* its weights get gradients, and balance applies */
+    bool trains; /* its weights get gradients, and balance applies */
     /* scores [T, E] = softmax of logits [T, E], which balance takes its means of. Pure; not collective. */
-    void (*score)(const struct moire_router_setting *setting, int64_t tokens, const real *logits, real *scores);
-    /* Fills experts (unless frozen) and weights; of logits that are not finite too it chooses valid experts. May be collective
-     * over the world: all ranks call it, also with T = 0. A failure may be this rank's own; the layer brings it to prepare. */
-    moire_status (*select)(const struct moire_router_setting *setting, const struct moire_micro_batch *batch, const real *logits,
-                           const real *scores, struct moire_selection *selection);
+    void (*score)(const struct moire_router_setting *setting, int64_t tokens, const real *logits,
+                  real *scores);
+    /* Fills experts (unless frozen) and weights; of logits that are not finite too it chooses valid experts.
+     * May be collective over the world: all ranks call it, also with T = 0. A failure may be this rank's own;
+     * the layer brings it to prepare. */
+    moire_status (*select)(const struct moire_router_setting *setting, const struct moire_micro_batch *batch,
+                           const real *logits, const real *scores, struct moire_selection *selection);
     /* logit_gradients [T, E] = d/d logits given weight_gradients [T, K] (overwritten). Not collective. */
-    void (*backward)(const struct moire_router_setting *setting, int64_t tokens, const real *logits, const real *scores,
-                     const struct moire_selection *selection, const real *weight_gradients, real *logit_gradients);
+    void (*backward)(const struct moire_router_setting *setting, int64_t tokens, const real *logits,
+                     const real *scores, const struct moire_selection *selection,
+                     const real *weight_gradients, real *logit_gradients);
 };
 extern const struct moire_router *const moire_routers[];
 extern const int moire_router_count;
 extern const struct moire_router moire_router_softmax, moire_router_mixtral, moire_router_forced;
-moire_status moire_router_find(const char *name, const struct moire_router **router); /* MOIRE_USAGE with the nearest name */
+/* MOIRE_USAGE with the nearest name. */
+moire_status moire_router_find(const char *name, const struct moire_router **router);
 
 /* What the forced router draws from: tail[e] = sum of the weights of experts e, e + 1, ... E - 1, for
  *   uniform  1;
  *   zipf     (e + 1)^-s, so that expert 0 is the hottest;
- *   remote   1 for experts on other nodes than this rank's; where these are fewer than K, for those on other ranks; where
- *            these are too, for all.
+ *   remote   1 for experts on other nodes than this rank's; where these are fewer than K, for those on other
+ *            ranks; where these are too, for all.
  * tail [E + 1]. Not collective. */
 void moire_forced_tail(const struct moire_router_setting *setting, double *tail);
 
