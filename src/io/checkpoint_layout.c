@@ -1,16 +1,13 @@
-/* HDF5 lays the file out in memory, in a sparse file without a name; what it wrote there is then copied to
- * the disk. HDF5 must not meet a full disk itself: when its last write fails, it faults at the end of the
- * process (seen with 1.10.8). */
+/* Rank 0 lays a checkpoint out: every dataset gets its place, and none its contents. */
 #include "io/checkpoint_file.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
-#include <fcntl.h>
 
 #include "io/hdf5.h"
+
+/* More than HDF5 needs beside the elements: its tables, attributes, and gaps between datasets. */
+enum { METADATA_BYTES = 1 << 20, DATASET_BYTES = 1 << 13 };
 
 static hid_t native_type(moire_element element)
 {
@@ -110,45 +107,18 @@ static moire_status make_groups(hid_t file, const char *path, const struct moire
     return status;
 }
 
-/* Copies the pieces of a sparse file that hold something. */
-static moire_status copy_pieces(int from, int to, const char *path, int64_t bytes)
+/* The elements of the file and enough for everything else. */
+static int64_t enough_bytes(const struct moire_tensors *tensors, moire_element element, int group_count,
+                            const struct moire_checkpoint_state *state)
 {
-    for (int64_t at = 0; at < bytes; ) {
-        int64_t start = lseek(from, at, SEEK_DATA);
-        if (start < 0 && errno == ENXIO) break; /* nothing more */
-        int64_t end = start < 0 ? -1 : lseek(from, start, SEEK_HOLE);
-        if (end < 0)
-            return moire_fail(MOIRE_FAILED, "cannot walk through the layout of %s; found: %s", path,
-                              strerror(errno));
-        void *piece = mmap(NULL, (size_t)(end - start), PROT_READ, MAP_SHARED, from, start);
-        if (piece == MAP_FAILED)
-            return moire_fail(MOIRE_NO_MEMORY, "cannot map the layout of %s; found: %s", path,
-                              strerror(errno));
-        moire_status status = moire_file_pwrite(to, path, piece, end - start, start);
-        munmap(piece, (size_t)(end - start));
-        if (status != MOIRE_OK) return status;
-        at = end;
+    int64_t group_bytes = 0;
+    for (int t = 0; t < tensors->count; t++) {
+        const struct moire_tensor *tensor = &tensors->list[t];
+        int64_t checksums = tensor->sharding == MOIRE_BY_EXPERT ? tensor->shape[0] : 1;
+        group_bytes += moire_tensor_global_elements(tensor) * (int64_t)moire_element_bytes(element) +
+                       checksums * (int64_t)sizeof(uint64_t) + 2 * DATASET_BYTES;
     }
-    return MOIRE_OK;
-}
-
-/* The space is reserved first: a full disk is found while nothing else was touched. */
-static moire_status copy_to_disk(int memory, const char *path)
-{
-    int descriptor = -1;
-    int64_t bytes = lseek(memory, 0, SEEK_END);
-    MOIRE_TRY(moire_file_open(path, O_WRONLY | O_CREAT | O_TRUNC, &descriptor));
-    moire_status status = moire_file_reserve(descriptor, path, bytes);
-    if (status == MOIRE_OK && ftruncate(descriptor, bytes) < 0) /* for file systems that cannot reserve */
-        status =
-            moire_fail(MOIRE_NO_SPACE, "cannot make %s %lld bytes long; found: %s; try another file system",
-                       path, (long long)bytes, strerror(errno));
-    if (status == MOIRE_OK) status = copy_pieces(memory, descriptor, path, bytes);
-    if (close(descriptor) < 0 && errno != EINTR && status == MOIRE_OK)
-        status = moire_fail(MOIRE_NO_SPACE, "cannot close %s; found: %s; try another file system", path,
-                            strerror(errno));
-    if (status != MOIRE_OK) unlink(path);
-    return status;
+    return group_count * group_bytes + METADATA_BYTES + 2 * (int64_t)(state->config ? strlen(state->config) : 0);
 }
 
 moire_status moire_checkpoint_lay_out(const char *path, const struct moire_tensors *tensors,
@@ -156,22 +126,15 @@ moire_status moire_checkpoint_lay_out(const char *path, const struct moire_tenso
                                       int group_count, const struct moire_checkpoint_state *state,
                                       struct moire_checkpoint_place *places)
 {
-    char memory_path[64];
+    int64_t bytes = 0;
     hid_t file;
     moire_hdf5_quiet();
-    int memory = memfd_create("moire checkpoint", MFD_CLOEXEC);
-    if (memory < 0)
-        return moire_fail(MOIRE_NO_MEMORY,
-                          "cannot lay out %s in memory; found: %s; try with less memory in use", path,
-                          strerror(errno));
-    snprintf(memory_path, sizeof memory_path, "/proc/self/fd/%d", memory);
-    moire_status status = moire_hdf5_create(memory_path, &file);
-    if (status != MOIRE_OK) goto close_memory;
-    status = put_state(file, path, element, state);
+    MOIRE_TRY(moire_hdf5_create(path, enough_bytes(tensors, element, group_count, state), &file));
+    moire_status status = put_state(file, path, element, state);
     if (status == MOIRE_OK) status = make_groups(file, path, tensors, element, groups, group_count, places);
     if (H5Fclose(file) < 0 && status == MOIRE_OK) status = moire_hdf5_fail(path, "lay out");
-    if (status == MOIRE_OK) status = copy_to_disk(memory, path);
-close_memory:
-    close(memory);
+    if (status == MOIRE_OK) status = moire_file_bytes(path, &bytes);
+    if (status == MOIRE_OK) status = moire_hdf5_reserve(path, bytes); /* should the tables have outgrown us */
+    if (status != MOIRE_OK) unlink(path);
     return status;
 }

@@ -1,5 +1,6 @@
 #include "io/hdf5.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -7,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SIGNATURE_BYTES = 8, REASON_BYTES = 256 };
+enum { SIGNATURE_BYTES = 8, REASON_BYTES = 256, EMPTY_BYTES = 1 << 16 };
 
 void moire_hdf5_quiet(void)
 {
@@ -84,15 +85,62 @@ moire_status moire_hdf5_open(const char *path, bool writable, hid_t *file)
     return status;
 }
 
-moire_status moire_hdf5_create(const char *path, hid_t *file)
+/* Copies a file that HDF5 holds in memory. (H5Fget_file_image changes a flag and leaves its checksum wrong.) */
+static bool copy_image(hid_t file, hid_t access, char image[EMPTY_BYTES], int64_t *bytes)
 {
-    hid_t access = file_access(), creation = H5Pcreate(H5P_FILE_CREATE), created = H5I_INVALID_HID;
-    if (access >= 0 && creation >= 0 && H5Pset_obj_track_times(creation, false) >= 0)
-        created = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
-    moire_status status = created < 0 ? moire_hdf5_fail(path, "create") : MOIRE_OK;
+    hsize_t size = 0;
+    void *handle = NULL;
+    if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 || H5Fget_filesize(file, &size) < 0 || size > EMPTY_BYTES ||
+        H5Fget_vfd_handle(file, access, &handle) < 0)
+        return false;
+    memcpy(image, *(char **)handle, size);
+    *bytes = (int64_t)size;
+    return true;
+}
+
+/* The bytes of a file with nothing in it. */
+static moire_status make_empty_image(const char *path, char image[EMPTY_BYTES], int64_t *bytes)
+{
+    hid_t access = file_access(), creation = H5Pcreate(H5P_FILE_CREATE), file = H5I_INVALID_HID;
+    if (access >= 0 && creation >= 0 && H5Pset_fapl_core(access, EMPTY_BYTES, false) >= 0 &&
+        H5Pset_obj_track_times(creation, false) >= 0)
+        file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    bool good = file >= 0 && copy_image(file, access, image, bytes);
+    moire_status status = good ? MOIRE_OK : moire_hdf5_fail(path, "make an empty image of");
+    if (file >= 0) H5Fclose(file);
     if (creation >= 0) H5Pclose(creation);
     if (access >= 0) H5Pclose(access);
-    if (status == MOIRE_OK) *file = created;
+    return status;
+}
+
+static moire_status close_written(int descriptor, const char *path)
+{
+    if (close(descriptor) == 0 || errno == EINTR) return MOIRE_OK;
+    return moire_fail(MOIRE_NO_SPACE, "cannot close %s; found: %s; try another file system", path,
+                      strerror(errno));
+}
+
+moire_status moire_hdf5_reserve(const char *path, int64_t bytes)
+{
+    int descriptor = -1;
+    MOIRE_TRY(moire_file_open(path, O_WRONLY, &descriptor));
+    moire_status status = moire_file_reserve(descriptor, path, bytes), closed = close_written(descriptor, path);
+    return status == MOIRE_OK ? closed : status;
+}
+
+moire_status moire_hdf5_create(const char *path, int64_t bytes, hid_t *file)
+{
+    char image[EMPTY_BYTES];
+    int64_t image_bytes = 0;
+    int descriptor = -1;
+    MOIRE_TRY(make_empty_image(path, image, &image_bytes));
+    MOIRE_TRY(moire_file_open(path, O_WRONLY | O_CREAT | O_TRUNC, &descriptor));
+    moire_status status = moire_file_reserve(descriptor, path, bytes), closed;
+    if (status == MOIRE_OK) status = moire_file_pwrite(descriptor, path, image, image_bytes, 0);
+    closed = close_written(descriptor, path);
+    if (status == MOIRE_OK) status = closed;
+    if (status == MOIRE_OK) status = moire_hdf5_open(path, true, file);
+    if (status != MOIRE_OK) unlink(path);
     return status;
 }
 

@@ -1,10 +1,8 @@
 #include "moire/io/routing.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "io/hdf5.h"
 
@@ -164,18 +162,18 @@ release_tokens:
     return status;
 }
 
-/* HDF5 must not meet a full disk (see checkpoint_layout.c): room for what it may write is taken before. It
- * cuts the file to its size when it closes it. */
-static moire_status reserve_room(const char *path, const struct row *row)
+/* What HDF5 may write for one more row. */
+static int64_t row_bytes(const struct row *row)
 {
-    int descriptor = -1;
-    int64_t bytes = 0;
-    MOIRE_TRY(moire_file_open(path, O_WRONLY | O_CREAT, &descriptor));
-    moire_status status = moire_file_bytes(path, &bytes);
-    bytes += row->layers * (row->tokens + CHUNK_TOKENS) * row->top_k * (int64_t)sizeof(int32_t) + SLACK_BYTES;
-    if (status == MOIRE_OK) status = moire_file_reserve(descriptor, path, bytes);
-    close(descriptor);
-    return status;
+    return row->layers * (row->tokens + CHUNK_TOKENS) * row->top_k * (int64_t)sizeof(int32_t) + SLACK_BYTES;
+}
+
+/* Room for one more row in an existing file. */
+static moire_status reserve_row(const char *path, const struct row *row)
+{
+    int64_t bytes;
+    MOIRE_TRY(moire_file_bytes(path, &bytes));
+    return moire_hdf5_reserve(path, bytes + row_bytes(row));
 }
 
 static hid_t make_dataset(hid_t file, const struct row *row)
@@ -204,7 +202,7 @@ static moire_status create_recording(const char *path, const struct row *row, st
                               .extent = { 0, (hsize_t)row->layers, (hsize_t)row->tokens,
                                           (hsize_t)row->top_k } };
     moire_hdf5_quiet();
-    MOIRE_TRY(moire_hdf5_create(path, &made.file));
+    MOIRE_TRY(moire_hdf5_create(path, row_bytes(row), &made.file));
     moire_status status =
         moire_hdf5_put_number(made.file, path, "format_version", H5T_NATIVE_INT64, &version);
     if (status == MOIRE_OK)
@@ -264,7 +262,7 @@ static moire_status record(const char *path, const struct row *row)
         exists = row->step >= recording.first_step;
         MOIRE_TRY(close_recording(&recording, exists ? check_row(&recording, row) : MOIRE_OK));
     }
-    MOIRE_TRY(reserve_room(path, row));
+    if (exists) MOIRE_TRY(reserve_row(path, row));
     MOIRE_TRY(exists ? open_recording(path, true, &recording) : create_recording(path, row, &recording));
     status = write_row(&recording, row);
     return close_recording(&recording, status);
