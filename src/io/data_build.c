@@ -13,14 +13,16 @@
 /* A file that grows under a temporary name beside its own, so that a reader never sees a part of it. */
 struct output {
     const char *path;
+    const char *stale;           /* removed before it stands, or NULL: an old index of other tokens */
     struct moire_text temporary;
     int descriptor;
     int64_t bytes;
 };
 
-static moire_status begin_output(struct output *output, const char *path, int64_t total_bytes)
+static moire_status begin_output(struct output *output, const char *path, const char *stale,
+                                 int64_t total_bytes)
 {
-    *output = (struct output){ .path = path, .descriptor = -1 };
+    *output = (struct output){ .path = path, .stale = stale, .descriptor = -1 };
     MOIRE_TRY(moire_text_add(&output->temporary, "%s.%ld.tmp", path, (long)getpid()));
     MOIRE_TRY(moire_file_open(output->temporary.data, O_WRONLY | O_CREAT | O_TRUNC, &output->descriptor));
     return moire_file_reserve(output->descriptor, output->temporary.data, total_bytes);
@@ -35,6 +37,7 @@ static moire_status put(struct output *output, const void *bytes, int64_t count)
 
 static moire_status rename_output(const struct output *output)
 {
+    if (output->stale) unlink(output->stale);
     if (rename(output->temporary.data, output->path) == 0) return moire_file_sync_directory(output->path);
     return moire_fail(MOIRE_NO_FILE, "cannot rename %s to %s; found: %s; try another path",
                       output->temporary.data, output->path, strerror(errno));
@@ -71,11 +74,11 @@ static int64_t count_bytes(const struct moire_data *data)
     return bytes;
 }
 
-static moire_status write_tokens(const struct moire_data *data, const char *path, const void *header,
-                                 int64_t header_bytes)
+static moire_status write_tokens(const struct moire_data *data, const char *path, const char *stale,
+                                 const void *header, int64_t header_bytes)
 {
     struct output output;
-    moire_status status = begin_output(&output, path, header_bytes + 2 * count_bytes(data));
+    moire_status status = begin_output(&output, path, stale, header_bytes + 2 * count_bytes(data));
     if (status == MOIRE_OK) status = put(&output, header, header_bytes);
     for (int64_t i = 0; i < data->file_count && status == MOIRE_OK; i++)
         status = put_bytes(&output, &data->files[i].map);
@@ -94,7 +97,7 @@ static moire_status build_llmc(const struct moire_data *data, const char *output
     moire_write_number(header + 4, MOIRE_LLMC_VERSION, 4);
     moire_write_number(header + 8, (uint64_t)tokens, 4);
     moire_status status = moire_data_token_path(output, ".bin", &path);
-    if (status == MOIRE_OK) status = write_tokens(data, path.data, header, sizeof header);
+    if (status == MOIRE_OK) status = write_tokens(data, path.data, NULL, header, sizeof header);
     moire_text_free(&path);
     return status;
 }
@@ -126,9 +129,7 @@ static moire_status write_pair(const struct moire_data *data, const char *bin, c
     unsigned char *index = NULL;
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_DATA, index_bytes, 1, &index));
     fill_index(data, index);
-    moire_status status = MOIRE_OK;
-    unlink(idx); /* an old index must not stand beside new tokens */
-    status = write_tokens(data, bin, "", 0);
+    moire_status status = write_tokens(data, bin, idx, "", 0);
     if (status == MOIRE_OK) status = moire_file_write(idx, index, index_bytes);
     moire_release(index);
     return status;

@@ -46,8 +46,8 @@ void moire_data_print(const struct moire_data *data)
     }
     print_row("total", files, tokens, data->windows, data->validation_windows);
     if (data->domains_left_out > 0)
-        printf("left out    %" PRId64 " (domains of less than %" PRId64 " tokens; %" PRId64 " tokens together)\n",
-               data->domains_left_out, data->sequence + 1, data->tokens_left_out);
+        printf("left out    %" PRId64 " (domains of less than %" PRId64 " tokens; %" PRId64 " tokens "
+               "together)\n", data->domains_left_out, data->sequence + 1, data->tokens_left_out);
     if (data->empty_files > 0) printf("skipped     %" PRId64 " (empty files)\n", data->empty_files);
 }
 

@@ -138,7 +138,7 @@ static moire_status add_sequences(struct moire_data *data, const struct moire_me
                           "copy or make both files again", bin, index->path);
     for (int64_t i = 0; i < index->sequences; i++) {
         int64_t size = moire_megatron_size(index, i), pointer = pointer_of(index, i);
-        if (pointer < 0 || pointer > bin_bytes || size * index->width > bin_bytes - pointer)
+        if (pointer < 0 || size * index->width > bin_bytes - pointer)
             return fail_sequence(index, bin, i, bin_bytes);
         if (pointer % index->width != 0)
             return moire_fail(MOIRE_BAD_DATA, "%s is damaged; found sequence %" PRId64 " at byte %" PRId64

@@ -45,11 +45,12 @@ moire_status moire_data_add_piece(struct moire_data *data, int64_t file, int64_t
         && last->offset_bytes + last->tokens * data->files[file].width == offset_bytes) {
         last->tokens += tokens;
     } else {
+        bool other_file = !last || last->file != file; /* before the pieces move */
         MOIRE_TRY(moire_grow(MOIRE_MEMORY_DATA, &data->pieces, &data->piece_capacity, data->piece_count + 1,
                              sizeof *data->pieces));
         data->pieces[data->piece_count++] = (struct moire_data_piece){
             .file = file, .offset_bytes = offset_bytes, .tokens = tokens, .first_token = domain->tokens };
-        if (!last || last->file != file) domain->files++;
+        if (other_file) domain->files++;
         domain->pieces++;
     }
     domain->tokens += tokens;
@@ -205,8 +206,8 @@ static moire_status count_windows(struct moire_data *data)
     }
     data->domain_count = kept;
     if (data->domains_left_out > 0)
-        moire_warn("domains left out: %" PRId64 " of %" PRId64 ", %" PRId64 " tokens together; each is shorter "
-                   "than model.sequence + 1 = %" PRId64 " tokens (data.domain=kind joins files)",
+        moire_warn("domains left out: %" PRId64 " of %" PRId64 ", %" PRId64 " tokens together; each is "
+                   "shorter than model.sequence + 1 = %" PRId64 " tokens (data.domain=kind joins files)",
                    data->domains_left_out, all, data->tokens_left_out, data->sequence + 1);
     return MOIRE_OK;
 }

@@ -185,6 +185,7 @@ static void test_kinds(void)
     expect(strcmp(moire_data_domain_name(data, 0), "c") == 0);
     expect(strcmp(moire_data_domain_name(data, 1), "h") == 0);
     expect(strcmp(moire_data_domain_name(data, 2), "other") == 0 && moire_data_tokens(data) == 169);
+    expect(data->domains[0].files == 2 && data->domains[1].files == 1 && data->domains[2].files == 3);
     moire_data_close(data);
     config.model_sequence = 42; /* longer than any file but shorter than two kinds: windows cross files */
     data = open_data(&config);
@@ -433,6 +434,12 @@ static void test_sequence_errors(void)
     expect_failure(try_open(&config), MOIRE_USAGE, "expected at least 31; try model.sequence=29 or less, or "
                    "data.domain=kind");
     expect_failure(try_open(&config), MOIRE_USAGE, "(short/b)");
+    config.model_sequence = 20; /* one token too few in short/a */
+    struct moire_data *data = open_data(&config);
+    expect(moire_data_domains(data) == 1 && strcmp(moire_data_domain_name(data, 0), "short/b") == 0);
+    expect(data->domains_left_out == 1 && moire_data_sequences(data, MOIRE_TRAINING) == 1);
+    moire_data_close(data);
+    config.model_sequence = 30;
     config.data_domain = MOIRE_DOMAIN_KIND;
     expect_ok(try_open(&config));
     config.model_sequence = 49;

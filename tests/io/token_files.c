@@ -242,14 +242,23 @@ static void test_megatron(void)
     put_tokens("wide.bin", 4, 40, 16000000);
     struct moire_config config = data_config("megatron", "wide", S);
     config.model_vocabulary = 16000000;
-    expect_tokens(open_data(&config), swapped, 40);
+    struct moire_data *data = open_data(&config);
+    uint64_t checksum = moire_data_checksum(data);
+    expect_tokens(data, swapped, 40);
+    /* The same .bin, read in its order. */
+    struct index other = { "MMIDIDX\0", 1, 4, 1, 0, 1, { 40 }, { 0 }, { 0 } };
+    put_index("wide.idx", &other);
+    data = open_data(&config);
+    expect(moire_data_checksum(data) != checksum);
+    expect_tokens(data, tokens, 40);
+    put_index("wide.idx", &index);
     /* Both pairs, found at any depth: two domains, or joined to one. */
     mkdir("pairs", 0777);
     mkdir("pairs/deep", 0777);
     expect(rename("m.idx", "pairs/m.idx") == 0 && rename("m.bin", "pairs/m.bin") == 0);
     expect(rename("wide.idx", "pairs/deep/w.idx") == 0 && rename("wide.bin", "pairs/deep/w.bin") == 0);
     config.data_path = (char[]){ "pairs/**" };
-    struct moire_data *data = open_data(&config);
+    data = open_data(&config);
     expect(moire_data_domains(data) == 2 && strcmp(moire_data_domain_name(data, 0), "pairs/deep/w") == 0);
     expect(strcmp(moire_data_domain_name(data, 1), "pairs/m") == 0);
     moire_data_close(data);
@@ -275,6 +284,8 @@ static void test_megatron_header_errors(void)
     expect_ok(try_path("megatron", "e"));
     index.magic = "MMIDIDX\1";
     expect_refused(&index, "e.idx is not a Megatron index");
+    index.magic = "MMIDIDX\0\1";
+    expect_refused(&index, "e.idx is not a Megatron index");
     index = good_index();
     index.version = 2;
     expect_refused(&index, "found 2, expected 1");
@@ -290,7 +301,7 @@ static void test_megatron_header_errors(void)
     index.documents = 4;
     expect_refused(&index, "it may be truncated; found 106 bytes, expected 34 + 12 x 4 sequences + 8 x 4 "
                    "entries");
-    index.documents = INT64_MAX / 8 + 1;
+    index.documents = 3 + (INT64_C(1) << 61); /* times 8 it is as much as 3 in 64 bits */
     expect_refused(&index, "wrong size");
     put_text("e.idx", "MMIDIDX");
     expect_failure(try_path("megatron", "e"), MOIRE_BAD_DATA, "e.idx is too short; found 7 bytes, expected "
@@ -423,6 +434,12 @@ static void test_build_errors(void)
     expect_failure(moire_data_build("texts/d.txt", "llmc", "x"), MOIRE_BAD_DATA, "texts/d.txt is empty");
     expect_failure(moire_data_build("texts/*.txt", "llmc", "nowhere/x"), MOIRE_NO_FILE, "nowhere/x.bin");
     expect_failure(moire_data_build("texts/*.txt", "megatron", "nowhere/x"), MOIRE_NO_FILE, "nowhere/x.bin");
+    put_text("huge.txt", ""); /* of holes */
+    if (truncate("huge.txt", (off_t)INT32_MAX + 1) != 0) fail_msg("huge.txt cannot be made");
+    expect_failure(moire_data_build("huge.txt", "llmc", "x"), MOIRE_USAGE,
+                   "found 2147483648, expected at most 2147483647; try several files");
+    expect_failure(moire_data_build("huge.txt", "megatron", "x"), MOIRE_USAGE, "huge.txt is too large");
+    unlink("huge.txt");
     mkdir("taken.bin", 0777);
     expect_failure(moire_data_build("texts/*.txt", "llmc", "taken"), MOIRE_NO_FILE, "taken.bin");
     struct moire_paths names;
@@ -439,7 +456,7 @@ static void inspect(void *path)
 static void test_inspect(void)
 {
     put_texts();
-    put_text("abba.txt", "abbbbbca");
+    put_text("abba.txt", "babbbbca");
     expect_ok(moire_data_build("abba.txt", "llmc", "abba.bin"));
     char *text = printed(stdout, inspect, (char[]){ "abba.bin" });
     expect(longest_line(text) <= 80);

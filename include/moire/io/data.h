@@ -79,8 +79,8 @@ moire_status moire_data_check_source(const char *name); /* MOIRE_USAGE with the 
 
 /* Token files from text, for `moire data build`: the bytes of the matching files, in the order of their
  * paths, as an llm.c .bin or as Megatron .bin and .idx (uint16; one document a file). format: "llmc" or
- * "megatron"; output: a path with or without the ending. An old .bin stays until the new one is whole; an old
- * .idx goes before that. */
+ * "megatron"; output: a path with or without the ending. Old files of these names stay until the new .bin is
+ * whole. */
 moire_status moire_data_build(const char *patterns, const char *format, const char *output);
 /* `moire data inspect FILE`: header and statistics of an llm.c or Megatron file (.bin, .idx or what both
  * begin with), on standard output. */
