@@ -1,9 +1,11 @@
-/* A program for the shell tests of checkpoints.
+/* A program for the shell tests of checkpoints and of the record of routing.
  *   checkpoint_writer write DIRECTORY STEP KEEP [RANKS]   one checkpoint; RANKS is parallel.expert, else all
  *   checkpoint_writer read PATH STEP [RANKS]              reads it on this mesh and compares every bit
  *   checkpoint_writer loop DIRECTORY NOTES                goes on from latest and writes until it is killed; NOTES/pid.RANK
  *                                                         and NOTES/done (the last step that a write returned from)
- *   checkpoint_writer check DIRECTORY STEP                without MPI: latest is sound and not older than STEP */
+ *   checkpoint_writer check DIRECTORY STEP                without MPI: latest is sound and not older than STEP
+ *   checkpoint_writer record PATH STEP                    adds a step to a record of routing
+ *   checkpoint_writer recorded PATH FIRST STEPS           without MPI: it has these steps */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,8 +13,9 @@
 #include <unistd.h>
 
 #include "checkpoint_fixture.h"
+#include "moire/io/routing.h"
 
-enum { KEPT = 2 };
+enum { KEPT = 2, LAYERS = 2, TOKENS = 50000, TOP_K = 2, EXPERTS = 10 };
 
 static struct fixture fixture;
 
@@ -85,6 +88,27 @@ static moire_status check(const char *directory, int64_t step)
     return status;
 }
 
+static moire_status record(const char *path, int64_t step)
+{
+    int32_t *ids;
+    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, LAYERS * TOKENS * TOP_K, sizeof *ids, &ids));
+    for (int64_t i = 0; i < LAYERS * TOKENS * TOP_K; i++) ids[i] = (int32_t)((i + step) % EXPERTS);
+    moire_status status = moire_routing_append(&fixture.mesh.world, path, step, LAYERS, TOKENS, TOP_K, EXPERTS, ids);
+    moire_release(ids);
+    return status;
+}
+
+static moire_status recorded(const char *path, int64_t first, int64_t steps)
+{
+    struct moire_routing_file file;
+    MOIRE_TRY(moire_routing_read(path, &file));
+    bool good = file.first_step == first && file.steps == steps;
+    for (int64_t step = 0; step < file.steps && good; step++)
+        good = file.ids[step * LAYERS * file.tokens * TOP_K] == (first + step) % EXPERTS;
+    moire_routing_free(&file);
+    return good ? MOIRE_OK : moire_fail(MOIRE_FAILED, "%s has other steps", path);
+}
+
 static moire_status run(int count, char **arguments)
 {
     const char *mode = count > 1 ? arguments[1] : "";
@@ -92,9 +116,10 @@ static moire_status run(int count, char **arguments)
     struct fixture_shape shape = { MOIRE_ALL, 5, 400, MOIRE_FLOAT32, NULL };
     moire_status status = MOIRE_USAGE;
     if (strcmp(mode, "check") == 0 && count == 4) return check(arguments[2], atoll(arguments[3]));
+    if (strcmp(mode, "recorded") == 0 && count == 5) return recorded(arguments[2], atoll(arguments[3]), atoll(arguments[4]));
     MPI_Init(NULL, NULL);
     MPI_Comm_rank(MPI_COMM_WORLD, &moire_where.rank);
-    if (strcmp(mode, "loop") != 0 && count > ranks_at) shape.parallel_expert = atoll(arguments[ranks_at]);
+    if (count > ranks_at) shape.parallel_expert = atoll(arguments[ranks_at]);
     fixture_open(shape, &fixture);
     if (strcmp(mode, "write") == 0 && count > 4)
         status = write_step(atoll(arguments[3]), arguments[2], atoll(arguments[4]));
@@ -102,6 +127,8 @@ static moire_status run(int count, char **arguments)
         status = read_expected(arguments[2], atoll(arguments[3]));
     else if (strcmp(mode, "loop") == 0 && count > 3)
         status = loop(arguments[2], arguments[3]);
+    else if (strcmp(mode, "record") == 0 && count > 3)
+        status = record(arguments[2], atoll(arguments[3]));
     if (status != MOIRE_OK) moire_error_print();
     fixture_close(&fixture);
     MPI_Finalize();
