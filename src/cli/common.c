@@ -1,15 +1,20 @@
-/* What subcommands share: finding configuration and checkpoint, and numbers for people. */
+/* What subcommands share: options of their own, agreement, and text and numbers for people. */
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#include "moire/base/log.h"
 #include "moire/cli/cli.h"
-#include "moire/exchange/exchange.h"
-#include "moire/io/checkpoint.h"
-#include "moire/io/data.h"
-#include "moire/model/model.h"
-#include "moire/train/optimizer.h"
+
+enum { COLUMNS = 80 };
+
+moire_status moire_cli_each_word(const char *words, moire_status (*visit)(const char *word, void *state),
+                                 void *state)
+{
+    char copy[256];
+    snprintf(copy, sizeof copy, "%s", words ? words : "");
+    for (char *rest = copy, *word; (word = strsep(&rest, " "));)
+        if (*word) MOIRE_TRY(visit(word, state));
+    return MOIRE_OK;
+}
 
 static void drop_argument(int *argc, char **argv, int index)
 {
@@ -39,99 +44,36 @@ const char *moire_cli_option(int *argc, char **argv, const char *name)
     return NULL;
 }
 
-moire_status moire_cli_check(const struct moire_config *config)
-{
-    const struct moire_schedule *schedule;
-    MOIRE_TRY(moire_model_check(config));
-    MOIRE_TRY(moire_data_check_source(config->data_source));
-    MOIRE_TRY(moire_exchange_check_backend(config->exchange_backend));
-    return moire_schedule_find(config->train_schedule, &schedule);
-}
-
-moire_status moire_cli_load(int argc, char **argv, bool file_needed, struct moire_config *config)
-{
-    bool has_file = argc > 0 && argv[0][0] != '-';
-    if (!has_file && file_needed)
-        return moire_fail(MOIRE_USAGE, "no configuration was given; expected FILE.ini as the first argument; try examples/tiny.ini");
-    if (has_file)
-        return moire_config_load(config, argv[0], argc - 1, argv + 1);
-    return moire_config_load(config, NULL, argc, argv);
-}
-
-moire_status moire_cli_load_all(int argc, char **argv, struct moire_config *config)
+moire_status moire_cli_agree(moire_status status)
 {
     struct moire_communicator world;
+    if (!moire_mpi_is_running()) return status;
     MOIRE_TRY(moire_communicator_world(&world));
-    moire_log_set_quiet(world.rank != 0);
-    moire_status status = moire_cli_load(argc, argv, true, config);
-    if (status == MOIRE_OK) status = moire_cli_check(config);
     status = moire_agree(&world, status);
     moire_communicator_free(&world);
     return status;
 }
 
-static bool is_directory(const char *path)
+void moire_cli_print_wrapped(const char *key, int indent, const char *text)
 {
-    struct stat found;
-    return stat(path, &found) == 0 && S_ISDIR(found.st_mode);
-}
-
-static moire_status latest_of_run(const char *run, char **path)
-{
-    struct moire_text directory = { 0 };
-    moire_status status = moire_text_add(&directory, "%s/checkpoints", run);
-    if (status == MOIRE_OK) status = moire_checkpoint_latest(directory.data, path);
-    if (status == MOIRE_OK && !*path)
-        status = moire_fail(MOIRE_NO_FILE, "no checkpoint in %s; expected one that `moire train` wrote; try another run.dir", directory.data);
-    moire_text_free(&directory);
-    return status;
-}
-
-/* The checkpoint's own configuration, with the arguments on top. */
-static moire_status load_of_checkpoint(const char *path, int argc, char **argv, struct moire_config *config)
-{
-    struct moire_checkpoint_state state;
-    MOIRE_TRY(moire_checkpoint_read_state(path, &state));
-    moire_status status = moire_config_create(config);
-    if (status == MOIRE_OK) status = moire_config_parse(config, path, state.config, MOIRE_FROM_FILE);
-    if (status == MOIRE_OK) status = moire_config_override(config, argc, argv);
-    moire_checkpoint_state_free(&state);
-    return status;
-}
-
-static moire_status load_trained(int argc, char **argv, struct moire_config *config, char **path)
-{
-    if (argc < 1 || argv[0][0] == '-')
-        return moire_fail(MOIRE_USAGE, "nothing to work on was given; expected FILE.ini, a checkpoint or a run directory; try runs/tiny");
-    if (is_directory(argv[0])) {
-        MOIRE_TRY(latest_of_run(argv[0], path));
-        return load_of_checkpoint(*path, argc - 1, argv + 1, config);
+    int column = printf("%s%*s", key, indent > (int)strlen(key) ? indent - (int)strlen(key) : 0, ""),
+        words = 0;
+    for (const char *rest = text; *rest;) {
+        int letters = (int)strcspn(rest, " ");
+        if (words++ > 0 && column + 1 + letters > COLUMNS)
+            column = printf("\n%*s", indent, "") - 1;
+        else if (words > 1)
+            column += printf(" ");
+        column += printf("%.*s", letters, rest);
+        rest += letters;
+        rest += *rest == ' ';
     }
-    if (moire_checkpoint_is(argv[0])) {
-        MOIRE_TRY(moire_copy_text(argv[0], path));
-        return load_of_checkpoint(argv[0], argc - 1, argv + 1, config);
-    }
-    MOIRE_TRY(moire_cli_load(argc, argv, true, config));
-    if (strcmp(config->checkpoint_resume, "auto") == 0 || strcmp(config->checkpoint_resume, "never") == 0)
-        return latest_of_run(config->run_dir, path);
-    return moire_copy_text(config->checkpoint_resume, path);
+    putchar('\n');
 }
 
-moire_status moire_cli_load_trained(int argc, char **argv, struct moire_config *config, char **path)
+const char *moire_cli_plural(int64_t number)
 {
-    struct moire_communicator world;
-    MOIRE_TRY(moire_communicator_world(&world));
-    moire_log_set_quiet(world.rank != 0);
-    *path = NULL;
-    moire_status status = load_trained(argc, argv, config, path);
-    if (status == MOIRE_OK) status = moire_cli_check(config);
-    status = moire_agree(&world, status);
-    moire_communicator_free(&world);
-    if (status != MOIRE_OK) {
-        moire_release(*path);
-        *path = NULL;
-    }
-    return status;
+    return number == 1 ? "" : "s";
 }
 
 char *moire_cli_bytes(double bytes, char text[32])

@@ -21,13 +21,13 @@ const struct moire_command moire_command_config = {
     .name = "config",
     .arguments = "[FILE.ini] [--plain] [--section.key=value ...]",
     .summary = "the effective configuration, each value with its origin",
-    .details =
-        "Checks a configuration and prints every parameter as it would be used, with\n"
-        "the origin of its value (default, file, environment, command line). The output\n"
-        "is itself a configuration file; --plain leaves the origins out.\n"
-        "\n"
-        "  moire config examples/tiny.ini --moe.experts=16\n"
-        "  moire config > new.ini",
+    .details = "Checks a configuration and prints every parameter as it would be used, with\n"
+               "the origin of its value (default, file, environment, command line). The output\n"
+               "is itself a configuration file; --plain leaves the origins out.\n"
+               "\n"
+               "  moire config examples/tiny.ini --moe.experts=16\n"
+               "  moire config > new.ini",
     .sections = "run model moe parallel exchange train data evaluate checkpoint generate",
+    .options = "--plain",
     .run = run,
 };

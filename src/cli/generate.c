@@ -32,13 +32,16 @@ static int32_t likeliest(const real *logits, int64_t vocabulary)
 }
 
 /* Temperature, then top-k, then top-p, then the draw number `index`. candidates [V] is scratch. */
-static int32_t draw(const struct moire_config *config, const real *logits, int64_t index, struct candidate *candidates)
+static int32_t draw(const struct moire_config *config, const real *logits, int64_t index,
+                    struct candidate *candidates)
 {
     int64_t vocabulary = config->model_vocabulary, kept = vocabulary;
     if (config->generate_temperature == 0) return likeliest(logits, vocabulary);
     double maximum = logits[likeliest(logits, vocabulary)], sum = 0;
     for (int64_t token = 0; token < vocabulary; token++)
-        candidates[token] = (struct candidate){ exp(((double)logits[token] - maximum) / config->generate_temperature), (int32_t)token };
+        candidates[token] =
+            (struct candidate){ exp(((double)logits[token] - maximum) / config->generate_temperature),
+                                (int32_t)token };
     qsort(candidates, (size_t)vocabulary, sizeof *candidates, likelier_first);
     if (config->generate_top_k > 0 && config->generate_top_k < kept) kept = config->generate_top_k;
     for (int64_t i = 0; i < kept; i++) sum += candidates[i].probability;
@@ -47,7 +50,8 @@ static int32_t draw(const struct moire_config *config, const real *logits, int64
         used += candidates[i].probability;
         if (used >= limit) kept = i + 1;
     }
-    double target = used * moire_random_uniform((uint64_t)config->generate_seed, moire_random_stream("generate"), (uint64_t)index);
+    double target = used * moire_random_uniform((uint64_t)config->generate_seed,
+                                                moire_random_stream("generate"), (uint64_t)index);
     for (int64_t i = 0; i < kept; i++) {
         target -= candidates[i].probability;
         if (target < 0) return candidates[i].token;
@@ -68,12 +72,14 @@ static void print_token(int32_t token)
 }
 
 /* The prompt's tokens one after the other, then draws, until the text is long enough or the decoder full. */
-static moire_status decode(const struct moire_config *config, struct moire_decoder *decoder, struct candidate *candidates)
+static moire_status decode(const struct moire_config *config, struct moire_decoder *decoder,
+                           struct candidate *candidates)
 {
     const struct moire_model *model = decoder->model;
     bool prints = model->mesh->world.rank == 0;
     int64_t prompt = (int64_t)strlen(config->generate_prompt), wanted = prompt + config->generate_tokens;
-    int32_t token = prompt ? (unsigned char)config->generate_prompt[0] : '\n' % (int32_t)config->model_vocabulary;
+    int32_t token =
+        prompt ? (unsigned char)config->generate_prompt[0] : '\n' % (int32_t)config->model_vocabulary;
     if (prints && prompt) print_token(token);
     for (int64_t position = 0; position + 1 < wanted + !prompt && position < model->sequence; position++) {
         MOIRE_TRY(moire_decoder_step(decoder, token));
@@ -92,19 +98,25 @@ static moire_status check_prompt(const struct moire_config *config)
 {
     int64_t length = (int64_t)strlen(config->generate_prompt);
     if (length >= config->model_sequence)
-        return moire_fail(MOIRE_USAGE, "generate.prompt is too long; found %lld bytes, expected less than model.sequence = %lld; try a shorter one",
+        return moire_fail(MOIRE_USAGE,
+                          "generate.prompt is too long; found %lld bytes, expected less than model.sequence "
+                          "= %lld; try a shorter one",
                           (long long)length, (long long)config->model_sequence);
     for (int64_t i = 0; i < length; i++)
         if ((unsigned char)config->generate_prompt[i] >= config->model_vocabulary)
-            return moire_fail(MOIRE_USAGE, "generate.prompt has a token that the model does not know; found %d at byte %lld, "
-                              "expected less than model.vocabulary = %lld; try another text",
-                              (unsigned char)config->generate_prompt[i], (long long)i, (long long)config->model_vocabulary);
+            return moire_fail(
+                MOIRE_USAGE,
+                "generate.prompt has a token that the model does not know; found %d at byte %lld, "
+                "expected less than model.vocabulary = %lld; try another text",
+                (unsigned char)config->generate_prompt[i], (long long)i, (long long)config->model_vocabulary);
     if (length + config->generate_tokens > config->model_sequence)
-        moire_warn("the model sees %lld tokens (model.sequence); the text ends there", (long long)config->model_sequence);
+        moire_warn("the model sees %lld tokens (model.sequence); the text ends there",
+                   (long long)config->model_sequence);
     return MOIRE_OK;
 }
 
-static moire_status generate(const struct moire_config *config, const struct moire_mesh *mesh, const char *path)
+static moire_status generate(const struct moire_config *config, const struct moire_mesh *mesh,
+                             const char *path)
 {
     struct moire_model model;
     struct moire_decoder decoder;
@@ -114,7 +126,8 @@ static moire_status generate(const struct moire_config *config, const struct moi
     MOIRE_TRY(moire_model_create(config, mesh, mesh->world.rank == 0, false, &model));
     moire_status status = moire_train_load(path, &model, NULL, &step, &sequences);
     if (status != MOIRE_OK) goto free_model;
-    status = moire_agree(&mesh->world, moire_allocate(MOIRE_MEMORY_OTHER, config->model_vocabulary, sizeof *candidates, &candidates));
+    status = moire_agree(&mesh->world, moire_allocate(MOIRE_MEMORY_OTHER, config->model_vocabulary,
+                                                      sizeof *candidates, &candidates));
     if (status != MOIRE_OK) goto free_model;
     status = moire_decoder_create(&model, &decoder);
     if (status != MOIRE_OK) goto release_candidates;
@@ -147,13 +160,12 @@ const struct moire_command moire_command_generate = {
     .name = "generate",
     .arguments = "FILE.ini|CHECKPOINT|RUN [--section.key=value ...]",
     .summary = "text from a checkpoint",
-    .details =
-        "Goes on from generate.prompt, one token at a time, and prints prompt and text.\n"
-        "The text ends where the model's sequence is full. The same seed gives the same\n"
-        "text on any number of ranks, up to rounding.\n"
-        "\n"
-        "  moire generate runs/tiny --generate.prompt='static int '\n"
-        "  mpirun -n 2 moire generate runs/tiny --generate.temperature=0",
+    .details = "Goes on from generate.prompt, one token at a time, and prints prompt and text.\n"
+               "The text ends where the model's sequence is full. The same seed gives the same\n"
+               "text on any number of ranks, up to rounding.\n"
+               "\n"
+               "  moire generate runs/tiny --generate.prompt='static int '\n"
+               "  mpirun -n 2 moire generate runs/tiny --generate.temperature=0",
     .sections = "generate parallel exchange",
     .mpi = true,
     .run = run,

@@ -7,7 +7,6 @@
 #include "moire/base/log.h"
 #include "moire/base/real.h"
 #include "moire/cli/cli.h"
-#include "moire/compute/blas.h"
 #include "moire/compute/linear.h"
 #include "moire/exchange/exchange.h"
 #include "moire/io/data.h"
@@ -15,18 +14,23 @@
 #include "moire/moe/router.h"
 #include "moire/train/optimizer.h"
 
-/* "0-1,4": the processors that this process may run on. */
+/* "0-1,4": the processors that this process may run on; ends in ",..." where the text is too small. */
 static void binding(char *text, size_t bytes)
 {
     cpu_set_t set;
     size_t at = 0;
     snprintf(text, bytes, "unknown");
     if (sched_getaffinity(0, sizeof set, &set) != 0) return;
-    for (int first = 0; first < CPU_SETSIZE && at + 16 < bytes; first++) {
+    for (int first = 0; first < CPU_SETSIZE; first++) {
         int last = first;
         if (!CPU_ISSET(first, &set)) continue;
         while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &set)) last++;
-        at += (size_t)snprintf(text + at, bytes - at, last > first ? "%s%d-%d" : "%s%d", at ? "," : "", first, last);
+        if (at + sizeof ",1023-1023,..." > bytes) {
+            snprintf(text + at, bytes - at, ",...");
+            return;
+        }
+        at += (size_t)snprintf(text + at, bytes - at, last > first ? "%s%d-%d" : "%s%d", at ? "," : "", first,
+                               last);
         first = last;
     }
 }
@@ -34,11 +38,11 @@ static void binding(char *text, size_t bytes)
 /* One line a rank, in order. Collective. */
 static moire_status print_ranks(const struct moire_mesh *mesh)
 {
-    enum { LINE = 160 };
-    char line[LINE], cpus[80];
+    enum { LINE = 128 };
+    char line[LINE], cpus[29];
     binding(cpus, sizeof cpus);
-    snprintf(line, sizeof line, "  %5d  %-20.20s  %5d  %7d  cpus %s", mesh->world.rank, moire_where.node, mesh->node_of[mesh->world.rank],
-             moire_compute_threads(), cpus);
+    snprintf(line, sizeof line, "  %5d  %-20.20s  %5d  %7d  cpus %s", mesh->world.rank, moire_where.node,
+             mesh->node_of[mesh->world.rank], moire_compute_threads(), cpus);
     if (mesh->world.rank == 0) printf("\n   rank  host                   node  threads  binding\n");
     for (int rank = 0; rank < mesh->world.size; rank++) {
         char other[LINE];
@@ -49,45 +53,62 @@ static moire_status print_ranks(const struct moire_mesh *mesh)
     return MOIRE_OK;
 }
 
+static void print_row(const char *name, const char *help)
+{
+    char key[64];
+    snprintf(key, sizeof key, "  %s", name);
+    moire_cli_print_wrapped(key, 15, help);
+}
+
 static void print_tables(void)
 {
-    printf("\nback ends\n");
+    printf("\nback ends (exchange.backend)\n");
     moire_exchange_print_backends();
-    printf("\nrouters\n");
-    for (int i = 0; i < moire_router_count; i++) printf("  %-12s %s\n", moire_routers[i]->name, moire_routers[i]->help);
-    printf("\ntoken sources\n");
-    for (int i = 0; i < moire_source_count; i++) printf("  %-12s %s\n", moire_sources[i]->name, moire_sources[i]->help);
-    printf("\nschedules\n");
-    for (int i = 0; i < moire_schedule_count; i++) printf("  %-12s %s\n", moire_schedules[i].name, moire_schedules[i].help);
+    printf("\nrouters (moe.router)\n");
+    for (int i = 0; i < moire_router_count; i++) print_row(moire_routers[i]->name, moire_routers[i]->help);
+    printf("\ntoken sources (data.source)\n");
+    for (int i = 0; i < moire_source_count; i++) print_row(moire_sources[i]->name, moire_sources[i]->help);
+    printf("\nschedules (train.schedule)\n");
+    for (int i = 0; i < moire_schedule_count; i++)
+        print_row(moire_schedules[i].name, moire_schedules[i].help);
+}
+
+/* The versions but our own, which is the title. */
+static moire_status print_versions(void)
+{
+    struct moire_text versions = { 0 };
+    moire_status status = moire_versions(&versions);
+    char *rest = versions.data;
+    for (char *line; status == MOIRE_OK && (line = strsep(&rest, "\n"));)
+        if (*line && strncmp(line, "moire ", 6) != 0) printf("  %s\n", line);
+    moire_text_free(&versions);
+    return status;
 }
 
 static moire_status print_root(const struct moire_mesh *mesh)
 {
-    struct moire_text versions = { 0 };
     char memory[32];
     double bytes = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     printf("moire %s (%s)\n", PACKAGE_VERSION, MOIRE_REAL_NAME);
-    moire_status status = moire_versions(&versions);
-    if (status == MOIRE_OK) fputs(versions.data, stdout);
-    moire_text_free(&versions);
-    printf("%s\n", moire_blas_description());
-    printf("\n%d ranks on %d nodes, %d data x %d expert; %s of memory here\n", mesh->world.size, mesh->nodes, mesh->groups,
-           mesh->expert.size, moire_cli_bytes(bytes, memory));
-    return status;
+    MOIRE_TRY(print_versions());
+    moire_cli_print_wrapped("  ", 2, moire_blas_description());
+    printf("\n%d rank%s on %d node%s, %d x %d (data x expert); this node has %s of memory\n",
+           mesh->world.size, moire_cli_plural(mesh->world.size), mesh->nodes, moire_cli_plural(mesh->nodes),
+           mesh->groups, mesh->expert.size, moire_cli_bytes(bytes, memory));
+    return MOIRE_OK;
 }
 
 static moire_status run(int argc, char **argv)
 {
     struct moire_config config = { 0 };
     struct moire_mesh mesh;
-    moire_status status = moire_cli_load(argc, argv, false, &config);
+    moire_status status = moire_cli_load_all(argc, argv, false, &config);
     if (status == MOIRE_OK) status = moire_mesh_create(&config, &mesh);
     if (status == MOIRE_OK) {
         if (mesh.world.rank == 0) status = print_root(&mesh);
         status = moire_agree(&mesh.world, status);
         if (status == MOIRE_OK) status = print_ranks(&mesh);
         if (status == MOIRE_OK && mesh.world.rank == 0) print_tables();
-        if (mesh.world.rank == 0) moire_blas_warn();
         moire_mesh_free(&mesh);
     }
     moire_config_free(&config);
@@ -96,7 +117,7 @@ static moire_status run(int argc, char **argv)
 
 const struct moire_command moire_command_info = {
     .name = "info",
-    .arguments = "[--section.key=value ...]",
+    .arguments = "[FILE.ini] [--section.key=value ...]",
     .summary = "versions, back ends, ranks, nodes, binding and memory",
     .details = "Versions of every library, the ranks with node, threads and binding, and the\n"
                "tables of back ends, routers, token sources and schedules.\n"

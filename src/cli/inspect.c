@@ -1,4 +1,5 @@
 /* moire inspect */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,8 +14,8 @@
 static const struct {
     const char *kind, *part;
 } kinds[] = {
-    { "experts", ".experts." }, { "routers", ".router" }, { "attention", ".attention." }, { "feed-forward", ".feed_forward." },
-    { "norms", "norm" },        { "embeddings", "" },
+    { "experts", ".experts." },           { "routers", ".router" }, { "attention", ".attention." },
+    { "feed-forward", ".feed_forward." }, { "norms", "norm" },      { "embeddings", "" },
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -38,7 +39,9 @@ static moire_status print_kinds(const struct moire_config *config)
     }
     for (int kind = 0; kind < KINDS; kind++)
         if (count[kind])
-            printf("  %-14s %18s in %lld tensors\n", kinds[kind].kind, moire_cli_thousands(elements[kind], text), (long long)count[kind]);
+            printf("  %-14s %18s in %lld tensor%s\n", kinds[kind].kind,
+                   moire_cli_thousands(elements[kind], text), (long long)count[kind],
+                   moire_cli_plural(count[kind]));
     moire_tensors_free(&tensors);
     return MOIRE_OK;
 }
@@ -53,7 +56,30 @@ moire_status moire_cli_print_model(const struct moire_config *config)
     printf("active a token   %18s\n", moire_cli_thousands(counts.active_parameters, text));
     printf("training FLOP    %18.4g a token\n", counts.training_flops_per_token);
     printf("weights          %18s in float32\n", moire_cli_bytes(4.0 * (double)counts.parameters, text));
-    printf("training state   %18s with gradients and two moments\n", moire_cli_bytes(16.0 * (double)counts.parameters, text));
+    printf("training state   %18s with gradients and two moments\n",
+           moire_cli_bytes(16.0 * (double)counts.parameters, text));
+    return MOIRE_OK;
+}
+
+static moire_status print_shape(const struct moire_config *config)
+{
+    bool *is_moe;
+    int64_t moe_layers = 0;
+    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, config->model_layers, sizeof *is_moe, &is_moe));
+    moire_status status = moire_config_moe_layers(config, is_moe);
+    for (int64_t i = 0; i < config->model_layers; i++) moe_layers += is_moe[i];
+    moire_release(is_moe);
+    if (status != MOIRE_OK) return status;
+    printf("model            %lld layer%s, dim %lld, ", (long long)config->model_layers,
+           moire_cli_plural(config->model_layers), (long long)config->model_dim);
+    if (moe_layers == 0)
+        printf("dense\n");
+    else if (moe_layers == config->model_layers)
+        printf("%lld experts of which %lld a token\n", (long long)config->moe_experts,
+               (long long)config->moe_top_k);
+    else
+        printf("%lld experts of which %lld a token in %lld of them\n", (long long)config->moe_experts,
+               (long long)config->moe_top_k, (long long)moe_layers);
     return MOIRE_OK;
 }
 
@@ -62,12 +88,9 @@ static moire_status print_config(int argc, char **argv)
     struct moire_config config = { 0 };
     moire_status status = moire_cli_load(argc, argv, true, &config);
     if (status == MOIRE_OK) status = moire_cli_check(&config);
-    if (status == MOIRE_OK) {
-        printf("configuration    %s\n", argv[0]);
-        printf("model            %lld layers, dim %lld, %lld experts of which %lld a token\n", (long long)config.model_layers,
-               (long long)config.model_dim, (long long)config.moe_experts, (long long)config.moe_top_k);
-        status = moire_cli_print_model(&config);
-    }
+    if (status == MOIRE_OK) printf("configuration    %s\n", config.file);
+    if (status == MOIRE_OK) status = print_shape(&config);
+    if (status == MOIRE_OK) status = moire_cli_print_model(&config);
     moire_config_free(&config);
     return status;
 }
@@ -78,16 +101,40 @@ static bool ends_with(const char *text, const char *end)
     return length >= end_length && strcmp(text + length - end_length, end) == 0;
 }
 
+static moire_status print_run(const char *directory)
+{
+    struct moire_text path = { 0 };
+    moire_status status = moire_text_add(&path, "%s/run.json", directory);
+    if (status == MOIRE_OK && !moire_file_exists(path.data))
+        status = moire_fail(
+            MOIRE_NO_FILE,
+            "%s is not a run directory; found no run.json in it, expected what moire train writes; "
+            "try another run.dir",
+            directory);
+    moire_text_free(&path);
+    return status == MOIRE_OK ? moire_manifest_print(directory) : status;
+}
+
 static moire_status run(int argc, char **argv)
 {
     struct stat found;
     bool verify = moire_cli_flag(&argc, argv, "--verify");
-    if (argc < 1) return moire_fail(MOIRE_USAGE, "nothing to inspect was given; expected a configuration, checkpoint, token file or run directory");
-    if (stat(argv[0], &found) != 0)
-        return moire_fail(MOIRE_NO_FILE, "%s does not exist; expected a configuration, checkpoint, token file or run directory", argv[0]);
-    if (S_ISDIR(found.st_mode)) return moire_manifest_print(argv[0]);
-    if (moire_checkpoint_is(argv[0]) || ends_with(argv[0], ".h5")) return moire_checkpoint_print(argv[0], verify);
-    if (moire_data_is_token_file(argv[0])) return moire_data_inspect_file(argv[0]);
+    int operand = moire_cli_operand(argc, argv);
+    if (operand < 0)
+        return moire_fail(MOIRE_USAGE, "nothing to inspect was given; found no argument but options, "
+                                       "expected a configuration, "
+                                       "checkpoint, token file or run directory; try examples/tiny.ini");
+    const char *path = argv[operand];
+    if (moire_data_is_token_file(path))
+        return moire_data_inspect_file(path); /* also what .bin and .idx begin with */
+    if (stat(path, &found) != 0)
+        return moire_fail(
+            MOIRE_NO_FILE,
+            "cannot read %s; found: %s, expected a configuration, checkpoint, token file or run "
+            "directory; try another path",
+            path, strerror(errno));
+    if (S_ISDIR(found.st_mode)) return print_run(path);
+    if (moire_checkpoint_is(path) || ends_with(path, ".h5")) return moire_checkpoint_print(path, verify);
     return print_config(argc, argv);
 }
 
@@ -95,14 +142,14 @@ const struct moire_command moire_command_inspect = {
     .name = "inspect",
     .arguments = "FILE|RUN [--verify] [--section.key=value ...]",
     .summary = "what is in a configuration, checkpoint, token file or run",
-    .details =
-        "Of a configuration: parameters by kind, active ones, FLOP a token, bytes (no\n"
-        "memory for the model is needed). Of a checkpoint: attributes and tensors;\n"
-        "--verify reads everything and compares checksums. Of a run directory: its\n"
-        "segments. Of a token file: header and statistics.\n"
-        "\n"
-        "  moire inspect examples/mixtral-8x7b.ini\n"
-        "  moire inspect runs/tiny/checkpoints/latest --verify",
+    .details = "Of a configuration: parameters by kind, active ones, FLOP a token, bytes (no\n"
+               "memory for the model is needed). Of a checkpoint: attributes and tensors;\n"
+               "--verify reads everything and compares checksums. Of a run directory: its\n"
+               "segments. Of a token file: header and statistics.\n"
+               "\n"
+               "  moire inspect examples/mixtral-8x7b.ini\n"
+               "  moire inspect runs/tiny/checkpoints/latest --verify",
     .sections = "model moe",
+    .options = "--verify",
     .run = run,
 };

@@ -1,41 +1,85 @@
 /* moire train */
 #include <stdio.h>
 
+#include "moire/base/log.h"
 #include "moire/cli/cli.h"
 #include "moire/compute/linear.h"
 #include "moire/model/model.h"
 #include "moire/train/train.h"
 
-/* --dry-run: what would run. Collective over the world; rank 0 prints. */
+/* What would run and with what. Rank 0 alone. */
+static moire_status print_plan(const struct moire_config *config, const struct moire_mesh *mesh,
+                               const struct moire_data *data)
+{
+    struct moire_model_counts counts;
+    char text[32];
+    MOIRE_TRY(moire_model_count(config, &counts));
+    double tokens = (double)config->train_batch * (double)config->model_sequence;
+    double experts = (double)counts.expert_parameters, dense = (double)counts.parameters - experts;
+    double state = (dense + experts / mesh->expert.size) * 4 * sizeof(real);
+    int threads = moire_compute_threads();
+    printf("mesh             %d rank%s on %d node%s, %d x %d (data x expert), %d thread%s a rank\n",
+           mesh->world.size, moire_cli_plural(mesh->world.size), mesh->nodes, moire_cli_plural(mesh->nodes),
+           mesh->groups, mesh->expert.size, threads, moire_cli_plural(threads));
+    MOIRE_TRY(moire_cli_print_model(config));
+    printf("memory a rank    %18s with gradients and two moments, on average\n",
+           moire_cli_bytes(state, text));
+    printf("data             %18s training sequences,",
+           moire_cli_thousands(moire_data_sequences(data, MOIRE_TRAINING), text));
+    printf(" %s for validation\n", moire_cli_thousands(moire_data_sequences(data, MOIRE_VALIDATION), text));
+    printf("step             %18.0f tokens, %.3g FLOP\n", tokens, tokens * counts.training_flops_per_token);
+    printf("steps            %18s\n", moire_cli_thousands(config->train_steps, text));
+    printf("writes to        %s\n", config->run_dir);
+    return MOIRE_OK;
+}
+
+/* --dry-run. The data is opened: a wrong path shows before a job has waited for its turn. Collective over the
+ * world. */
 static moire_status dry_run(const struct moire_config *config)
 {
     struct moire_mesh mesh;
-    struct moire_model_counts counts;
-    char text[32];
+    struct moire_data *data = NULL;
     MOIRE_TRY(moire_mesh_create(config, &mesh));
-    moire_status status = moire_agree(&mesh.world, moire_model_count(config, &counts));
-    if (status == MOIRE_OK && mesh.world.rank == 0) {
-        double tokens = (double)config->train_batch * (double)config->model_sequence;
-        printf("mesh           %d ranks on %d nodes: %d x %d (data x expert), %d threads a rank\n", mesh.world.size, mesh.nodes, mesh.groups,
-               mesh.expert.size, moire_compute_threads());
-        status = moire_cli_print_model(config);
-        printf("step           %.0f tokens, %.3g FLOP, %lld steps\n", tokens, tokens * counts.training_flops_per_token,
-               (long long)config->train_steps);
-        double dense = (double)(counts.parameters - counts.expert_parameters), experts = (double)counts.expert_parameters / mesh.expert.size;
-        printf("memory a rank  %s for parameters, gradients and two moments, on average\n",
-               moire_cli_bytes((dense + experts) * 4 * sizeof(real), text));
-        printf("writes to      %s\n", config->run_dir);
-    }
+    moire_status status = moire_train_open_data(config, &mesh, &data);
+    if (status == MOIRE_OK)
+        status = moire_agree(&mesh.world, mesh.world.rank == 0 ? print_plan(config, &mesh, data) : MOIRE_OK);
+    moire_data_close(data);
     moire_mesh_free(&mesh);
     return status;
+}
+
+/* Says at the start what will take a while. */
+static moire_status announce(const struct moire_config *config)
+{
+    struct moire_model_counts counts;
+    char parameters[32], active[32];
+    int ranks;
+    MOIRE_TRY(moire_model_count(config, &counts));
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    moire_log("%s parameters, %s active a token; %d rank%s",
+              moire_cli_thousands(counts.parameters, parameters),
+              moire_cli_thousands(counts.active_parameters, active), ranks, moire_cli_plural(ranks));
+    moire_log("%lld step%s of %lld x %lld tokens, written to %s", (long long)config->train_steps,
+              moire_cli_plural(config->train_steps), (long long)config->train_batch,
+              (long long)config->model_sequence, config->run_dir);
+    return MOIRE_OK;
+}
+
+static moire_status train(const struct moire_config *config)
+{
+    MOIRE_TRY(moire_cli_agree(announce(config)));
+    MOIRE_TRY(moire_train(config));
+    if (moire_where.rank == 0)
+        printf("\nwritten to %s; next: moire generate %s\n", config->run_dir, config->run_dir);
+    return MOIRE_OK;
 }
 
 static moire_status run(int argc, char **argv)
 {
     struct moire_config config = { 0 };
     bool dry = moire_cli_flag(&argc, argv, "--dry-run");
-    moire_status status = moire_cli_load_all(argc, argv, &config);
-    if (status == MOIRE_OK) status = dry ? dry_run(&config) : moire_train(&config);
+    moire_status status = moire_cli_load_all(argc, argv, true, &config);
+    if (status == MOIRE_OK) status = dry ? dry_run(&config) : train(&config);
     moire_config_free(&config);
     return status;
 }
@@ -44,18 +88,18 @@ const struct moire_command moire_command_train = {
     .name = "train",
     .arguments = "FILE.ini [--dry-run] [--section.key=value ...]",
     .summary = "train a model; alone, under mpirun or under srun",
-    .details =
-        "Trains the model that FILE.ini describes and writes run.dir: run.json,\n"
-        "metrics.jsonl and checkpoints/. Started again, it goes on from the newest\n"
-        "checkpoint. --dry-run says what would run and writes nothing.\n"
-        "\n"
-        "  moire train examples/tiny.ini\n"
-        "  mpirun -n 4 moire train examples/tiny.ini --train.steps=50\n"
-        "  srun --mpi=pmix moire train examples/tiny.ini -o runs/second\n"
-        "\n"
-        "Exit codes: 0 done, 1 failed, 2 usage or configuration, 75 stopped with a\n"
-        "valid checkpoint (start it again to go on).",
+    .details = "Trains the model that FILE.ini describes and writes run.dir: run.json,\n"
+               "metrics.jsonl and checkpoints/. Started again, it goes on from the newest\n"
+               "checkpoint. --dry-run opens the data, says what would run and writes nothing.\n"
+               "\n"
+               "  moire train examples/tiny.ini\n"
+               "  mpirun -n 4 moire train examples/tiny.ini --train.steps=50\n"
+               "  srun --mpi=pmix moire train examples/tiny.ini -o runs/second\n"
+               "\n"
+               "Exit codes: 0 done, 1 failed, 2 usage or configuration, 75 stopped with a\n"
+               "valid checkpoint (start it again to go on).",
     .sections = "run model moe parallel exchange train data evaluate checkpoint",
+    .options = "--dry-run",
     .mpi = true,
     .run = run,
 };

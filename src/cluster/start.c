@@ -50,6 +50,18 @@ static long number_in(const char *variable, long otherwise)
     return *end ? otherwise : number;
 }
 
+static bool is_set(const struct launcher *launcher)
+{
+    return number_in(launcher->size, 0) >= 1 && (!launcher->needs || getenv(launcher->needs));
+}
+
+int moire_mpi_launcher_rank(void)
+{
+    for (size_t i = 0; i < sizeof launchers / sizeof launchers[0]; i++)
+        if (is_set(&launchers[i])) return (int)number_in(launchers[i].rank, 0);
+    return 0;
+}
+
 /* N ranks that each became a world of their own all pass here; the first of them carries the message. */
 static moire_status check_singletons(void)
 {
@@ -58,8 +70,8 @@ static moire_status check_singletons(void)
     if (size > 1) return MOIRE_OK;
     for (size_t i = 0; i < sizeof launchers / sizeof launchers[0]; i++) {
         const struct launcher *launcher = &launchers[i];
+        if (!is_set(launcher)) continue;
         long told = number_in(launcher->size, 0);
-        if (told < 1 || (launcher->needs && !getenv(launcher->needs))) continue;
         if (told == 1) return MOIRE_OK;
         moire_error_set_agreed(true);
         if (number_in(launcher->rank, 0) > 0) return MOIRE_USAGE;
