@@ -66,7 +66,7 @@ void moire_exchange_release(struct moire_plan *plan)
 {
     const struct moire_order *order = plan->private_state;
     moire_assert(!order || order->open == 0);
-    if (plan->prepared) plan->exchange->backend->release(plan);
+    plan->exchange->backend->release(plan);
     plan->prepared = false;
 }
 
@@ -160,6 +160,7 @@ static moire_status prepare_local(struct moire_plan *plan, const struct moire_ro
 moire_status moire_exchange_prepare(struct moire_plan *plan, const struct moire_routing *routing,
                                     moire_status local)
 {
+    const struct moire_order *order = plan->private_state;
     moire_status error = MOIRE_OK;
     if (local == MOIRE_OK) local = prepare_local(plan, routing);
     MOIRE_TRY(exchange_words(plan, local, &error));
@@ -167,7 +168,7 @@ moire_status moire_exchange_prepare(struct moire_plan *plan, const struct moire_
         error = agree(plan, lay_out(plan));
     else
         error = moire_agree(&plan->exchange->communicator, local);
-    if (error != MOIRE_OK) plan->exchange->backend->release(plan); /* also what an earlier prepare had left */
+    if (error != MOIRE_OK && order->open == 0) moire_exchange_release(plan);
     plan->prepared = error == MOIRE_OK;
     return error;
 }

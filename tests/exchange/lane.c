@@ -11,6 +11,28 @@ int64_t local_below(int64_t bound)
     return (int64_t)moire_random_below(test_seed, 1000 + (uint64_t)test_rank, draws++, (uint64_t)bound);
 }
 
+const struct moire_backend *backend_under_test;
+
+void for_each_backend(void (*test)(void))
+{
+    for (int i = 0; i < moire_backend_count; i++) {
+        backend_under_test = moire_backends[i];
+        test();
+    }
+}
+
+struct setup float_setup(enum nodes nodes, enum places places)
+{
+    struct setup setup = { .backend = backend_under_test,
+                           .element = MOIRE_FLOAT32,
+                           .width = 6,
+                           .round_bytes = 1 << 30,
+                           .contexts = 1 };
+    setup_nodes(&setup, nodes);
+    setup_places(&setup, places);
+    return setup;
+}
+
 void setup_nodes(struct setup *setup, enum nodes nodes)
 {
     for (int r = 0; r < MOST_RANKS; r++)

@@ -23,7 +23,13 @@ struct setup {
     struct moire_exchange *exchange;
 };
 
-/* Fill in backend, element, width, round_bytes and contexts before; nodes and places by these. */
+/* Runs a test with each back end of the table. */
+extern const struct moire_backend *backend_under_test;
+void for_each_backend(void (*test)(void));
+
+/* A setup of the back end under test, not created yet: float32, small rows, no rounds, one context. */
+struct setup float_setup(enum nodes nodes, enum places places);
+/* Or fill in backend, element, width, round_bytes and contexts before; nodes and places by these. */
 void setup_nodes(struct setup *setup, enum nodes nodes);
 void setup_places(struct setup *setup, enum places places);
 void setup_random_places(struct setup *setup, int64_t experts, int64_t instances); /* alike on all ranks */
@@ -88,5 +94,10 @@ void lane_dispatch_compare(struct lane *lane);
 void lane_combine_compare(struct lane *lane);
 /* One after the other, with numbers and without. */
 void lane_check(struct lane *lane);
+
+/* failures.c */
+void test_failures(void);
+void test_wrong_calls(void);
+void test_create(void);
 
 #endif

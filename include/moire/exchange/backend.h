@@ -34,8 +34,8 @@ struct moire_backend {
     moire_status (*progress)(struct moire_transfer *transfer, bool *done);
     /* Unpacks; the transfer is done. */
     moire_status (*end)(struct moire_transfer *transfer);
-    /* Undoes prepare, also one that failed here or elsewhere, or none at all. No transfer of the plan is
-     * open. */
+    /* Undoes prepare: also one that failed, here or elsewhere, or none at all, or twice; plan_create may have
+     * failed. No transfer of the plan is open. */
     void (*release)(struct moire_plan *plan);
     int (*volume)(const struct moire_plan *plan, struct moire_stage *stages, int room);
     /* One line on what was chosen, for the log. */
