@@ -46,5 +46,6 @@ moire_status moire_backend_find(const struct moire_exchange *exchange, const cha
 
 void moire_exchange_print_backends(void)
 {
-    for (int i = 0; i < BACKENDS; i++) printf("  %-12s %s\n", moire_backends[i]->name, moire_backends[i]->wins);
+    for (int i = 0; i < BACKENDS; i++)
+        printf("  %-12s %s\n", moire_backends[i]->name, moire_backends[i]->wins);
 }
