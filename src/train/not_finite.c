@@ -34,9 +34,10 @@ static moire_status say(struct moire_run *run, const struct moire_step *step)
     moire_status status = moire_fail(
         MOIRE_NOT_FINITE,
         "%s is %s; found first at %s; try a lower train.learning_rate or train.clip, or a longer "
-        "train.warmup; the last good checkpoint is %s",
+        "train.warmup; %s%s",
         loss ? "the loss" : "the gradient norm", kind(loss ? step->loss : step->norm),
-        place->found ? place->where : "the sum over ranks", latest ? latest : "none: there is none yet");
+        place->found ? place->where : "the sum over ranks",
+        latest ? "the last good checkpoint is " : "there is no checkpoint yet", latest ? latest : "");
     moire_release(latest);
     return status;
 }

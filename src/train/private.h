@@ -53,12 +53,13 @@ struct moire_run {
     struct moire_optimizer optimizer;
     struct moire_step_tokens tokens;
     struct moire_evaluation evaluation;
-    double *load, *part_load;      /* owned, [moe_layers, E]: slots of the step, of a micro-batch */
-    int32_t *chosen;               /* owned, [moe_layers, tokens, K] of this rank; NULL without moe.record */
-    char *checkpoints, *routing;   /* owned: RUN.DIR/checkpoints, RUN.DIR/routing.h5 */
-    char *resumed;                 /* owned: the checkpoint that the run went on from, or NULL */
-    struct moire_metrics *metrics; /* rank 0 */
-    struct moire_manifest *manifest; /* rank 0 */
+    double *load, *part_load; /* owned, [moe_layers, E]: slots of the step, of a micro-batch */
+    int32_t *chosen;          /* owned, [moe_layers, tokens, K] of this rank; NULL without moe.record */
+    struct moire_routing_file replay; /* what the router replays, or zeros */
+    char *checkpoints, *routing;      /* owned: RUN.DIR/checkpoints, RUN.DIR/routing.h5 */
+    char *resumed;                    /* owned: the checkpoint that the run went on from, or NULL */
+    struct moire_metrics *metrics;    /* rank 0 */
+    struct moire_manifest *manifest;  /* rank 0 */
 
     int64_t step, sequences, tokens_seen; /* done and seen so far, all starts */
     int64_t first_step;                   /* of this start: steps done before it */

@@ -1,5 +1,6 @@
-/* moe.record: which experts the router chose, step by step, for a replay. */
-#include "moire/io/routing.h"
+/* moe.record: which experts the router chose, step by step; and their replay. */
+#include <string.h>
+
 #include "train/private.h"
 
 /* Tokens of this rank in a step: the same in every step, as there is one micro-batch. */
@@ -37,4 +38,42 @@ moire_status moire_record_write(struct moire_run *run)
     /* the step as routers count it, from 0 */
     return moire_routing_append(&run->mesh.world, run->routing, run->step - 1, run->model.moe_layers,
                                 local_tokens(run), config->moe_top_k, config->moe_experts, run->chosen);
+}
+
+/* ---- replay ---- */
+
+static moire_status check_recording(const struct moire_model *model, const struct moire_routing_file *file)
+{
+    const struct moire_config *config = &model->config;
+    if (file->layers == model->moe_layers && file->experts == config->moe_experts &&
+        file->top_k == config->moe_top_k)
+        return MOIRE_OK;
+    return moire_fail(
+        MOIRE_BAD_DATA,
+        "%s is of another model; found %lld layers with %lld experts, %lld a token, expected %lld "
+        "with %lld, %lld a token; try the configuration that it was recorded with",
+        config->moe_forced_file, (long long)file->layers, (long long)file->experts, (long long)file->top_k,
+        (long long)model->moe_layers, (long long)config->moe_experts, (long long)config->moe_top_k);
+}
+
+moire_status moire_train_replay(struct moire_model *model, struct moire_routing_file *file)
+{
+    const struct moire_config *config = &model->config;
+    struct moire_routing_file read = { 0 };
+    bool forced = strcmp(config->moe_router, "forced") == 0;
+    if (!forced || config->moe_forced != MOIRE_FORCED_REPLAY || model->moe_layers == 0) return MOIRE_OK;
+    moire_status status = moire_routing_read(config->moe_forced_file, &read);
+    if (status == MOIRE_OK) status = check_recording(model, &read);
+    status = moire_agree(&model->mesh->world, status);
+    if (status != MOIRE_OK) {
+        moire_routing_free(&read);
+        return status;
+    }
+    struct moire_router_setting *setting = &model->moe.router_setting;
+    setting->replay = read.ids;
+    setting->replay_steps = read.steps;
+    setting->replay_layers = read.layers;
+    setting->replay_tokens = read.tokens;
+    *file = read;
+    return MOIRE_OK;
 }

@@ -89,6 +89,7 @@ moire_status moire_run_create(const struct moire_config *config, struct moire_ru
     MOIRE_TRY(moire_train_open_data(config, &run->mesh, &run->data));
     int64_t sequences = moire_train_local_sequences(config, &run->mesh);
     MOIRE_TRY(moire_model_create(config, &run->mesh, sequences, true, &run->model));
+    MOIRE_TRY(moire_train_replay(&run->model, &run->replay));
     MOIRE_TRY(moire_agree(&run->mesh.world, allocate(run)));
     return moire_evaluation_create(run->data, &run->model, &run->evaluation);
 }
@@ -161,6 +162,7 @@ void moire_run_free(struct moire_run *run)
     moire_step_tokens_free(&run->tokens);
     moire_optimizer_free(&run->optimizer);
     moire_model_free(&run->model);
+    moire_routing_free(&run->replay);
     moire_data_close(run->data);
     moire_mesh_free(&run->mesh);
     memset(run, 0, sizeof *run);

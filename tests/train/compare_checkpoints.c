@@ -1,5 +1,5 @@
-/* compare_checkpoints A B: succeeds when B has the datasets of A, each with the same bytes, and as many of them.
- * Prints what differs. */
+/* compare_checkpoints A B: succeeds when B has the datasets of A, each with the same bytes, and no
+ * others. Prints what differs. */
 #include <hdf5.h>
 #include <stdio.h>
 #include <stdlib.h>

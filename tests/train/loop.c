@@ -1,5 +1,6 @@
-/* The ends of a run: signals, failures of one rank, differences between ranks; evaluation against a naive one. The
- * program is linked so that token fetches, the data's checksum and the ends of each step pass through here. */
+/* The ends of a run: signals, failures of one rank, differences between ranks; evaluation against a naive
+ * one. The program is linked so that token fetches, the data's checksum and the ends of each step pass
+ * through here. */
 #include "../support/harness.h"
 
 #include <math.h>
@@ -25,6 +26,7 @@ static struct {
     int64_t number; /* acts from this sequence on */
     int signal;
     int64_t steps, allocations_before, allocations; /* since the second step: steps, and in them */
+    int64_t poisoned_step;                          /* after which a parameter is not a number */
     uint64_t checksum_of_last;                      /* added to the data's checksum on the last rank */
 } hook;
 
@@ -87,6 +89,9 @@ void __wrap_moire_optimizer_update(struct moire_optimizer *optimizer, int64_t st
                                    double gradient_scale, const real *gradients, real *parameters)
 {
     __real_moire_optimizer_update(optimizer, step, rate, gradient_scale, gradients, parameters);
+    const struct moire_tensor *poisoned =
+        moire_tensors_find(optimizer->tensors, "layers.0.attention.qkv.weight");
+    if (step == hook.poisoned_step && test_rank == hook.rank) parameters[poisoned->offset + 5] = (real)NAN;
     if (step == 1) return;
     hook.steps++;
     hook.allocations += moire_memory_allocations() - hook.allocations_before;
@@ -267,6 +272,26 @@ static void one_rank_without_validation_data_ends_all(void)
     expect_agreed(train(&config), MOIRE_BAD_DATA, "step 3, evaluation: sequence ");
     expect(metrics_lines() == 2);
     expect(latest_step() == -1);
+    clean(&config);
+}
+
+static void a_loss_that_is_no_number_ends_all(void)
+{
+    struct moire_config config;
+    char text[2 * LONGEST];
+    make_config(&config);
+    set(&config, "checkpoint.every", "2");
+    hook.poisoned_step = 5;
+    hook.rank = some_rank();
+    snprintf(text, sizeof text,
+             "step 6: the loss is nan; found first at parameter layers.0.attention.qkv.weight; try a lower "
+             "train.learning_rate or train.clip, or a longer train.warmup; the last good checkpoint is "
+             "%s/checkpoints/step-00000004.h5",
+             scratch);
+    expect_agreed(train(&config), MOIRE_NOT_FINITE, text);
+    expect(said.text[0] == '\0' || test_rank == some_rank());
+    expect(latest_step() == 4);
+    expect(metrics_lines() == 5);
     clean(&config);
 }
 
@@ -475,6 +500,7 @@ int main(int argc, char **argv)
         { "a stop in the last step is no stop", a_stop_in_the_last_step_is_no_stop },
         { "one rank without data ends all", one_rank_without_data_ends_all },
         { "one rank without validation data ends all", one_rank_without_validation_data_ends_all },
+        { "a loss that is no number ends all and names where", a_loss_that_is_no_number_ends_all },
         { "ranks must have the same configuration", ranks_must_have_the_same_configuration },
         { "ranks must have the same data", ranks_must_have_the_same_data },
         { "a directory that cannot be made is named", a_directory_that_cannot_be_made_is_named },

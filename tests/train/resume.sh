@@ -1,5 +1,6 @@
 #!/bin/sh
-# A run that stops and goes on is the run that never stopped: bit for bit at the same ranks, to rounding at others.
+# A run that stops and goes on is the run that never stopped: bit for bit at the same ranks, to rounding at
+# others.
 . "${top_srcdir:-.}/tests/support/tap.sh"
 . "$top_srcdir/tests/train/runs.sh"
 compare_checkpoints=$top_builddir/tests/train/compare_checkpoints
@@ -7,7 +8,10 @@ short="--train.steps=40 --evaluate.every=never --checkpoint.every=never"
 latest() { echo "$scratch/$1/checkpoints/latest"; }
 same_checkpoints() { "$compare_checkpoints" "$(latest "$1")" "$(latest "$2")"; }
 metrics_text() { sed 's/"tokens":.*"imbalance"/"imbalance"/' "$scratch/$1/metrics.jsonl"; }
-same_metrics() { metrics_text "$1" >"$scratch/first"; metrics_text "$2" >"$scratch/second"; cmp "$scratch/first" "$scratch/second"; }
+same_metrics() {
+    metrics_text "$1" >"$scratch/first"; metrics_text "$2" >"$scratch/second"
+    cmp "$scratch/first" "$scratch/second"
+}
 segments() { grep -c '"first_step"' "$scratch/$1/run.json"; }
 
 # halves LABEL PROGRAM RANKS ARGUMENT...: 20 steps and 20 steps against 40.
@@ -23,7 +27,8 @@ halves() {
 }
 halves "float, 2 ranks" "$moire" 2
 rm -rf "$scratch/whole" "$scratch/halves"
-halves "double, 3 ranks, batch in parts" "$moire_double" 3 --train.schedule=wsd --moe.layers=all --parallel.expert=1
+halves "double, 3 ranks, batch in parts" "$moire_double" 3 \
+    --train.schedule=wsd --moe.layers=all --parallel.expert=1
 rm -rf "$scratch/whole" "$scratch/halves"
 halves "float, 4 ranks, two groups, no clipping" "$moire" 4 --parallel.expert=2 --train.clip=none
 
@@ -54,10 +59,13 @@ mkdir "$scratch/lasts" && mv "$scratch/last" "$scratch/lasts/metrics.jsonl"
 check "its steps are the last of the others" same loss 1e-4 lasts named
 check "never: from the beginning" train 4 "$moire" other $short --checkpoint.resume=never
 check "never: the same metrics as the first time" same_metrics four other
-check "other settings are named" says "other settings than .*: run.seed = 2 (it was 1), train.batch = 8 (it was 7)$" \
+check "other settings are named" \
+    says "other settings than .*: run.seed = 2 (it was 1), train.batch = 8 (it was 7)$" \
     train 2 "$moire" half $short --run.seed=2 --train.batch=8 --train.steps=21
 check_fails "heads are in no shape" 2 "found model.heads = 4, expected 2; try --model.heads=4" \
     train 2 "$moire" half $short --model.heads=2
-check_fails "another shape names the tensor" 1 "expert_hidden\|experts.gate" train 2 "$moire" half $short --moe.expert_hidden=8
-check_fails "a path that is missing" 1 "nowhere.h5" train 2 "$moire" half $short --checkpoint.resume="$scratch/nowhere.h5"
+check_fails "another shape names the tensor" 1 "experts.gate" \
+    train 2 "$moire" half $short --moe.expert_hidden=8
+check_fails "a path that is missing" 1 "nowhere.h5" \
+    train 2 "$moire" half $short --checkpoint.resume="$scratch/nowhere.h5"
 finish

@@ -1,4 +1,4 @@
-/* Gradient sync and norm at any number of ranks and any mesh, against sums over what every rank is known to have. */
+/* Gradient sync and norm at any number of ranks and any mesh, against sums over what ranks are known to have. */
 #include "../support/harness.h"
 
 #include <math.h>
@@ -57,7 +57,7 @@ static void clean(struct setting *setting)
     moire_config_free(&setting->config);
 }
 
-/* The gradient that rank `rank` has for a global element before the sync: small integers, whose sums are exact. */
+/* The gradient of a global element on rank `rank` before the sync: small integers, whose sums are exact. */
 static double gradient_of(int rank, int tensor, int64_t element)
 {
     uint64_t stream = (uint64_t)(tensor * 64 + rank);
@@ -85,7 +85,7 @@ static void fill(struct setting *setting, int tensor, int64_t global, real *valu
     *value = (real)gradient_of(setting->mesh.world.rank, tensor, global);
 }
 
-/* Every rank computes each token's gradient for its own group's copy, so the sum is over those who hold it. */
+/* A rank has gradients of its own group's copy of the experts, so the sum is over those who hold it. */
 static double summed(const struct setting *setting, int tensor, int64_t global)
 {
     double sum = 0;

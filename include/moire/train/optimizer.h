@@ -37,12 +37,13 @@ moire_status moire_gradient_norm(const struct moire_mesh *mesh, const struct moi
 /* Factor that brings a gradient of this norm down to train.clip; 1 where it is shorter, or clip = none. */
 double moire_gradient_clip(const struct moire_config *config, double norm);
 
-/* Learning rate schedules: a table. With n = train.steps, w = train.warmup, f = train.final_ratio, and shares of
- * steps that stop at 1:
+/* Learning rate schedules: a table. With n = train.steps, w = train.warmup, f = train.final_ratio, and shares
+ * of steps that stop at 1:
  *   cosine    f + (1 - f) (1 + cos(pi (step - w) / (n - w))) / 2      (Loshchilov, Hutter, arXiv 1608.03983)
  *   constant  1
- *   wsd       1, and in the last train.decay_fraction of the steps, from s = max(w, n - round(decay_fraction n))
- *             on, 1 - (1 - f) (step - s) / (n - s)       (warm-up, stable, decay; Hu et al., arXiv 2404.06395) */
+ *   wsd       1, and in the last train.decay_fraction of the steps, from
+ *             s = max(w, n - round(decay_fraction n)) on, 1 - (1 - f) (step - s) / (n - s)
+ *             (warm-up, stable, decay; Hu et al., arXiv 2404.06395) */
 struct moire_schedule {
     const char *name, *help;
     /* Rate over the highest after the warm-up, at `step` (from 1). */

@@ -4,6 +4,7 @@
 #define MOIRE_TRAIN_TRAIN_H
 
 #include "moire/io/data.h"
+#include "moire/io/routing.h"
 #include "moire/model/model.h"
 #include "moire/train/optimizer.h"
 
@@ -73,5 +74,10 @@ int64_t moire_train_local_sequences(const struct moire_config *config, const str
  * world. */
 moire_status moire_train_load(const char *path, struct moire_model *model, struct moire_optimizer *optimizer,
                               int64_t *step, int64_t *sequences);
+/* Where the model's router replays (moe.router = forced, moe.forced = replay): reads moe.forced_file into
+ * *file, which the model borrows and the caller frees after it; else *file stays as it is. MOIRE_BAD_DATA: a
+ * recording of a model with other layers, experts or choices a token. Failures are agreed. Collective over
+ * the world. */
+moire_status moire_train_replay(struct moire_model *model, struct moire_routing_file *file);
 
 #endif
