@@ -54,7 +54,7 @@ const struct moire_command moire_command_eval = {
                "The configuration is the checkpoint's unless a FILE.ini is given.\n"
                "\n"
                "  moire eval runs/tiny\n"
-               "  mpirun -n 2 moire eval runs/tiny/checkpoints/latest --evaluate.sequences=all",
+               "  mpirun -n 2 moire eval runs/tiny --evaluate.sequences=all",
     .sections = "data evaluate parallel exchange",
     .mpi = true,
     .run = run,

@@ -90,6 +90,27 @@ static void print_manual_parameter(const struct moire_parameter *parameter)
     printf(")\n");
 }
 
+/* Paragraphs are filled; indented lines, which are examples, stay as they are. */
+static void print_manual_details(const char *details)
+{
+    bool in_example = false;
+    for (const char *line = details; *line;) {
+        char text[128];
+        int letters = (int)strcspn(line, "\n");
+        bool is_example = *line == ' ';
+        snprintf(text, sizeof text, "%.*s", letters, line);
+        if (is_example != in_example && letters > 0) {
+            printf(is_example ? ".nf\n" : ".fi\n");
+            in_example = is_example;
+        }
+        print_roff(letters > 0 ? text : "");
+        printf(letters > 0 ? "\n" : ".PP\n");
+        line += letters;
+        line += *line == '\n';
+    }
+    if (in_example) printf(".fi\n");
+}
+
 static void print_manual_command(const struct moire_command *command)
 {
     printf(".SS moire %s\n.nf\n", command->name);
@@ -103,14 +124,13 @@ static void print_manual_command(const struct moire_command *command)
         form += letters;
         form += *form == '\n';
     }
-    printf("\n");
-    print_roff(command->details);
-    printf("\n.fi\n");
+    printf(".fi\n.PP\n");
+    print_manual_details(command->details);
 }
 
 static void print_manual(void)
 {
-    printf(".TH MOIRE 1 \"\" \"moire %s\" \"User Commands\"\n.SH NAME\nmoire \\- MPI\\-native trainer of "
+    printf(".TH MOIRE 1 \"\" \"moire %s\" \"User Commands\"\n.ad l\n.SH NAME\nmoire \\- MPI\\-native trainer of "
            "Mixture\\-of\\-Experts language models\n"
            ".SH SYNOPSIS\n.B moire\n.I COMMAND\n[\\fIARGUMENTS\\fR]\n.SH COMMANDS\n",
            PACKAGE_VERSION);

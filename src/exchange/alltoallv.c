@@ -474,7 +474,7 @@ static void print(const struct moire_exchange *exchange, char *line, size_t line
 
 const struct moire_backend moire_backend_alltoallv = {
     .name = "alltoallv",
-    .wins = "one row a slot through MPI_Ialltoallv; the reference, runs everywhere",
+    .wins = "one row a slot by MPI_Ialltoallv; the reference, runs everywhere",
     .applicable = applicable,
     .init = init,
     .rows_grow = moire_rows_grow_plain,

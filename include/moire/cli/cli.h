@@ -12,7 +12,7 @@ struct moire_command {
     const char *details;   /* for `moire NAME --help`: paragraphs, then examples; at most 80 columns */
     const char *sections;  /* of the parameters it reads, "run model ..."; "" for none; shown by --help */
     const char *options;   /* its own options, "--verify --output="; NULL for none */
-    bool mpi;              /* MPI runs before run is called; an error that run did not agree on ends the job */
+    bool mpi; /* MPI runs before run is called; an error that run did not agree on ends the job */
     /* argv[0] is the first argument after the name. */
     moire_status (*run)(int argc, char **argv);
 };
@@ -33,13 +33,13 @@ int moire_cli_operand(int argc, char **argv);
 /* The operand is the configuration file (it may be missing when `file_needed` is false); the rest are
  * parameters. Not collective. */
 moire_status moire_cli_load(int argc, char **argv, bool file_needed, struct moire_config *config);
-/* The same on all ranks, agreed; MOIRE_USAGE where ranks differ, with the parameter named. Warns of an OpenBLAS
- * that does not fit. Collective over the world. */
+/* The same on all ranks, agreed; MOIRE_USAGE where ranks differ, with the parameter named. Warns of an
+ * OpenBLAS that does not fit. Collective over the world. */
 moire_status moire_cli_load_all(int argc, char **argv, bool file_needed, struct moire_config *config);
 /* For commands that work on a trained model: the operand is a configuration (the newest checkpoint of its
- * run.dir, or checkpoint.resume), a checkpoint, or a run directory. Loads the configuration (of the checkpoint
- * where no .ini is given) and finds the checkpoint's path, the same on all ranks; the caller releases *path.
- * Collective over the world. */
+ * run.dir, or checkpoint.resume), a checkpoint, or a run directory. Loads the configuration (of the
+ * checkpoint where no .ini is given) and finds the checkpoint's path, the same on all ranks; the caller
+ * releases *path. Collective over the world. */
 moire_status moire_cli_load_trained(int argc, char **argv, struct moire_config *config, char **path);
 /* Checks of names and combinations that the parameter table cannot make: router, back end, source, schedule,
  * shapes. Not collective. */
@@ -54,7 +54,7 @@ const char *moire_cli_option(int *argc, char **argv, const char *name);
 /* What a configuration comes to: parameters by kind, active ones, FLOP, bytes; standard output. Not
  * collective. */
 moire_status moire_cli_print_model(const struct moire_config *config);
-/* "KEY  text" on standard output with the text in lines of at most 80 columns, each behind `indent` columns. */
+/* "KEY  text" on standard output, the text in lines of at most 80 columns, each behind `indent` columns. */
 void moire_cli_print_wrapped(const char *key, int indent, const char *text);
 /* "s" behind a number but 1. */
 const char *moire_cli_plural(int64_t number);
