@@ -328,6 +328,36 @@ static void two_plans(void)
     fixture_free(&fixture);
 }
 
+/* What is forced depends on the layer: replay on its place among layers with experts, draws on its number. */
+static void forced_by_layer(void)
+{
+    const int32_t recorded[] = { 1, 3, 4, 0 };
+    struct problem problem = a_problem();
+    struct fixture fixture;
+    problem.layers = 2, problem.router = "forced";
+    fixture_create(&fixture, &problem);
+    struct moire_router_setting *setting = &fixture.moe.router_setting;
+    const int64_t slots = problem.tokens * problem.top_k;
+    int32_t *chosen = room(2 * slots, sizeof *chosen);
+    bool *dropped = room(slots, sizeof *dropped);
+    setting->replay = recorded, setting->replay_steps = setting->replay_tokens = 1,
+    setting->replay_layers = 2;
+    for (int l = 0; l < 2; l++) {
+        expect_ok(fixture_forward(&fixture, l));
+        fixture_gather_choice(&fixture, l, chosen + l * slots, dropped);
+    }
+    expect(memcmp(chosen, chosen + slots, (size_t)slots * sizeof *chosen) != 0);
+    setting->forced = MOIRE_FORCED_REPLAY;
+    for (int l = 0; l < 2; l++) {
+        expect_ok(fixture_forward(&fixture, l));
+        fixture_gather_choice(&fixture, l, chosen, dropped);
+        for (int64_t slot = 0; slot < slots; slot++) expect(chosen[slot] == recorded[2 * l + slot % 2]);
+    }
+    free(dropped);
+    free(chosen);
+    fixture_free(&fixture);
+}
+
 /* Once buffers have grown, steps allocate nothing; gradients add up. */
 static void many_steps(void)
 {
@@ -349,6 +379,36 @@ static void many_steps(void)
     for (int64_t i = 0; i < elements; i++)
         expect_near((double)fixture.gradients[i], 4 * (double)first[i], tolerance);
     free(first);
+    fixture_free(&fixture);
+}
+
+/* The last rank, which may have no tokens, fails and leaves a choice that is none. */
+static moire_status fail_to_choose(const struct moire_router_setting *setting,
+                                   const struct moire_micro_batch *batch, const real *logits,
+                                   const real *scores, struct moire_selection *selection)
+{
+    if (test_rank < test_ranks - 1)
+        return moire_router_mixtral.select(setting, batch, logits, scores, selection);
+    for (int64_t slot = 0; slot < batch->tokens * setting->top_k; slot++)
+        selection->experts[slot] = (int32_t)(1000000 + slot);
+    return moire_fail(MOIRE_FAILED, "no choice");
+}
+
+static void choice_fails(void)
+{
+    struct moire_router router = moire_router_mixtral;
+    struct problem problem = a_problem();
+    struct fixture fixture;
+    router.select = fail_to_choose;
+    problem.capacity = 0.9;
+    fixture_create(&fixture, &problem);
+    fixture.moe.router = &router;
+    expect(fixture_forward(&fixture, 0) == MOIRE_FAILED);
+    expect(moire_error_is_agreed() && moire_error_text()[0] == 0);
+    moire_error_clear();
+    fixture.moe.router = &moire_router_mixtral;
+    expect_ok(fixture_forward(&fixture, 0));
+    expect_ok(fixture_backward(&fixture, 0));
     fixture_free(&fixture);
 }
 
@@ -422,8 +482,10 @@ int main(int argc, char **argv)
         { "gradients agree with central differences", all_differences },
 #endif
         { "two plans at once", two_plans },
+        { "what is forced depends on the layer", forced_by_layer },
         { "steps allocate nothing", many_steps },
         { "one rank fails, all leave", one_rank_fails },
+        { "a choice fails, all leave", choice_fails },
         { "what is no number goes through", not_finite },
         { "a configuration that is refused", refused },
     };
