@@ -9,15 +9,15 @@ run_other() { rm -rf "$scratch/other"; train "$@"; }
 
 # bitwise NAME ARGUMENT...: parameters and moments after 12 steps are those of the base run.
 bitwise() {
-    name=$1; shift
-    check "$name: runs" run_other 3 "$moire" other $settings "$@"
-    check "$name: the same bits" same_bits
+    label=$1; shift
+    check "$label: runs" run_other 3 "$moire" other $settings "$@"
+    check "$label: the same bits" same_bits
 }
 # rounding NAME RANKS PROGRAM ARGUMENT...: the losses are those of the base run to 1e-4.
 rounding() {
-    name=$1 other_ranks=$2 program=$3; shift 3
-    check "$name: runs" run_other "$other_ranks" "$program" other $settings "$@"
-    check "$name: the same losses to 1e-4" same loss 1e-4 base other
+    label=$1 other_ranks=$2 program=$3; shift 3
+    check "$label: runs" run_other "$other_ranks" "$program" other $settings "$@"
+    check "$label: the same losses to 1e-4" same loss 1e-4 base other
 }
 check "the base run: 3 ranks" train 3 "$moire" base $settings
 bitwise "started again from the beginning"
