@@ -143,8 +143,8 @@ static void print_experts(const struct moire_evaluation *evaluation)
     }
     if (!(sum > 0)) return;
     double mean = sum / (double)evaluation->experts;
-    printf("\n  tokens an expert, all layers: min %.0f, mean %.1f, max %.0f (%.2f of the mean)\n", least,
-           mean, most, most / mean);
+    printf("\n  tokens an expert: min %.0f, mean %.0f, max %.0f (%.2f x mean)\n", least, mean, most,
+           most / mean);
     for (int64_t e = 0; e < evaluation->experts && e < EXPERTS_SHOWN; e++) {
         int bar = (int)(evaluation->load[e] / most * BAR_WIDTH + 0.5);
         printf("  expert %6lld %12.0f  ", (long long)e, evaluation->load[e]);
