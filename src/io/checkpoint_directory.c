@@ -61,18 +61,25 @@ void moire_checkpoint_paths_free(struct moire_checkpoint_paths *paths)
     *paths = (struct moire_checkpoint_paths){ 0 };
 }
 
-/* Whether a killed writer left it: .step-NUMBER.h5.partial, or the link that was about to become "latest". */
+/* The text between a start and an end that a name must have; false where it has others or is too long. */
+static bool name_inside(const char *name, const char *start, const char *end, char inner[NAME_BYTES])
+{
+    size_t length = strlen(name), first = strlen(start), last = strlen(end);
+    if (length < first + last || length - first - last >= NAME_BYTES) return false;
+    if (strncmp(name, start, first) != 0 || strcmp(name + length - last, end) != 0) return false;
+    snprintf(inner, NAME_BYTES, "%.*s", (int)(length - first - last), name + first);
+    return true;
+}
+
+/* Whether a killed writer left it: a checkpoint, the link that was about to become "latest", or the file by which
+ * moire_directory_make finds out whether one can write. */
 static bool is_left_over(const char *name)
 {
     char inner[NAME_BYTES];
-    int64_t step;
-    size_t length = strlen(name), tail = strlen(".partial");
+    int64_t number;
     if (strcmp(name, latest_partial_name) == 0) return true;
-    if (name[0] != '.' || length <= tail || length - tail > sizeof inner ||
-        strcmp(name + length - tail, ".partial") != 0)
-        return false;
-    snprintf(inner, sizeof inner, "%.*s", (int)(length - tail - 1), name + 1);
-    return name_step(inner, &step);
+    if (name_inside(name, ".", ".partial", inner)) return name_step(inner, &number);
+    return name_inside(name, ".moire.", ".tmp", inner) && moire_parse_integer(inner, &number);
 }
 
 static moire_status remove_file(const char *directory, const char *name)

@@ -118,7 +118,8 @@ static int64_t enough_bytes(const struct moire_tensors *tensors, moire_element e
         group_bytes += moire_tensor_global_elements(tensor) * (int64_t)moire_element_bytes(element) +
                        checksums * (int64_t)sizeof(uint64_t) + 2 * DATASET_BYTES;
     }
-    return group_count * group_bytes + METADATA_BYTES + 2 * (int64_t)(state->config ? strlen(state->config) : 0);
+    return group_count * group_bytes + METADATA_BYTES +
+           2 * (int64_t)(state->config ? strlen(state->config) : 0);
 }
 
 moire_status moire_checkpoint_lay_out(const char *path, const struct moire_tensors *tensors,

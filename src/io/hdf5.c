@@ -85,7 +85,8 @@ moire_status moire_hdf5_open(const char *path, bool writable, hid_t *file)
     return status;
 }
 
-/* Copies a file that HDF5 holds in memory. (H5Fget_file_image changes a flag and leaves its checksum wrong.) */
+/* Copies a file that HDF5 holds in memory. (H5Fget_file_image changes a flag and leaves its checksum wrong.)
+ */
 static bool copy_image(hid_t file, hid_t access, char image[EMPTY_BYTES], int64_t *bytes)
 {
     hsize_t size = 0;
@@ -124,7 +125,8 @@ moire_status moire_hdf5_reserve(const char *path, int64_t bytes)
 {
     int descriptor = -1;
     MOIRE_TRY(moire_file_open(path, O_WRONLY, &descriptor));
-    moire_status status = moire_file_reserve(descriptor, path, bytes), closed = close_written(descriptor, path);
+    moire_status status = moire_file_reserve(descriptor, path, bytes),
+                 closed = close_written(descriptor, path);
     return status == MOIRE_OK ? closed : status;
 }
 

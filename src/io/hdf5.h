@@ -14,10 +14,10 @@ moire_status moire_hdf5_fail(const char *path, const char *doing);
 /* A regular file with HDF5's signature, opened by the plain driver. MOIRE_NO_FILE: missing or unreadable;
  * MOIRE_BAD_DATA: not HDF5, truncated or damaged. Close with H5Fclose. */
 moire_status moire_hdf5_open(const char *path, bool writable, hid_t *file);
-/* A new file in a space of `bytes`, which must be enough for all that will be in it: HDF5 must not meet a full disk
- * itself, for when its last write fails, it faults at the end of the process (seen with 1.10.8). It cuts the file to
- * its size when it closes it. The metadata has checksums (format of HDF5 1.8) and no time stamps. Leaves no file when
- * it fails: MOIRE_NO_SPACE, MOIRE_NO_FILE. */
+/* A new file in a space of `bytes`, which must be enough for all that will be in it: HDF5 must not meet a
+ * full disk itself, for when its last write fails, it faults at the end of the process (seen with 1.10.8). It
+ * cuts the file to its size when it closes it. The metadata has checksums (format of HDF5 1.8) and no time
+ * stamps. Leaves no file when it fails: MOIRE_NO_SPACE, MOIRE_NO_FILE. */
 moire_status moire_hdf5_create(const char *path, int64_t bytes, hid_t *file);
 /* The same room for an existing file that is about to grow to `bytes`. */
 moire_status moire_hdf5_reserve(const char *path, int64_t bytes);

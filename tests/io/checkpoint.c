@@ -22,13 +22,15 @@ static struct fixture_shape with(int64_t parallel_expert, int64_t experts, moire
 }
 
 /* Reads `groups` groups of a checkpoint on another mesh and compares everything. */
-static void read_back(struct fixture_shape shape, const char *path, int groups, int64_t step, uint64_t seed, const char *config)
+static void read_back(struct fixture_shape shape, const char *path, int groups, int64_t step, uint64_t seed,
+                      const char *config)
 {
     struct fixture fixture;
     struct moire_checkpoint_state state = { 0 };
     fixture_open(shape, &fixture);
     for (int g = 0; g < groups; g++) /* what is not read must not pass for read */
-        memset(fixture.arenas[g], 0x5a, (size_t)moire_tensors_elements(&fixture.tensors) * moire_element_bytes(shape.element));
+        memset(fixture.arenas[g], 0x5a,
+               (size_t)moire_tensors_elements(&fixture.tensors) * moire_element_bytes(shape.element));
     for (int g = 0; g < groups; g++) { /* padding is zero in an arena */
         int64_t expert;
         for (int64_t i = 0; i < moire_tensors_elements(&fixture.tensors); i++)
@@ -36,7 +38,8 @@ static void read_back(struct fixture_shape shape, const char *path, int groups, 
                 memset((char *)fixture.arenas[g] + i * (int64_t)moire_element_bytes(shape.element), 0,
                        moire_element_bytes(shape.element));
     }
-    expect_ok(moire_checkpoint_read(&fixture.mesh, &fixture.tensors, fixture.element, fixture.groups, groups, path, &state));
+    expect_ok(moire_checkpoint_read(&fixture.mesh, &fixture.tensors, fixture.element, fixture.groups, groups,
+                                    path, &state));
     expect(state.step == step && state.tokens == 7 * step && state.sequences == 3 * step);
     expect(state.seed == UINT64_MAX - (uint64_t)step);
     expect(state.config && strcmp(state.config, config) == 0);
@@ -170,10 +173,12 @@ static void work_is_shared(void)
         MPI_Allreduce(MPI_IN_PLACE, &largest, 1, MPI_INT64_T, MPI_MAX, MPI_COMM_WORLD);
         expect(sums[0] == FIXTURE_GROUPS * (5 + 3 * 5));
         expect(sums[1] == all);
-        int64_t experts_here = fixture.mesh.expert.size >= 5 ? 1 : (5 + fixture.mesh.expert.size - 1) / fixture.mesh.expert.size;
+        int64_t experts_here =
+            fixture.mesh.expert.size >= 5 ? 1 : (5 + fixture.mesh.expert.size - 1) / fixture.mesh.expert.size;
         if (fixture.mesh.groups > 1) experts_here = (5 + test_ranks - 1) / test_ranks + 1;
         expect(most <= all / test_ranks + largest + experts_here * expert_bytes);
-        expect_ok(moire_checkpoint_publish(&fixture.mesh, &job, MOIRE_OK, 1, folder, 1)); /* unwritten, but whole */
+        expect_ok(
+            moire_checkpoint_publish(&fixture.mesh, &job, MOIRE_OK, 1, folder, 1)); /* unwritten, but whole */
         moire_checkpoint_job_free(&job);
         fixture_close(&fixture);
         folder_remove(folder);
@@ -188,7 +193,8 @@ static const char *steps_there(void)
     for (int step = 0; step < 30; step++) {
         char name[32];
         snprintf(name, sizeof name, "step-%08d.h5", step);
-        if (is_there(folder, name)) snprintf(text + strlen(text), sizeof text - strlen(text), "%s%d", text[0] ? " " : "", step);
+        if (is_there(folder, name))
+            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%d", text[0] ? " " : "", step);
     }
     return text;
 }
@@ -247,10 +253,13 @@ static void what_a_killed_writer_left_is_removed(void)
     on_root(expect_ok(moire_file_write(in_folder(folder, ".step-00000001.h5.partial"), "x", 1));
             expect_ok(moire_file_write(in_folder(folder, ".step-00000002.h5.partial"), "x", 1));
             expect_ok(moire_file_write(in_folder(folder, ".step-other.partial"), "x", 1));
+            expect_ok(moire_file_write(in_folder(folder, ".moire.123.tmp"), "x", 1));
+            expect_ok(moire_file_write(in_folder(folder, ".moire.x.tmp"), "x", 1));
             expect(symlink("step-00000001.h5", in_folder(folder, ".latest.partial")) == 0));
     write_step(&fixture, 2, 1);
     on_root(expect(is_there(folder, ".step-other.partial")));
-    on_root(expect(folder_count(folder) == 3)); /* that, the checkpoint and latest */
+    on_root(expect(is_there(folder, ".moire.x.tmp")));
+    on_root(expect(folder_count(folder) == 4)); /* these, the checkpoint and latest */
     fixture_close(&fixture);
     folder_remove(folder);
 }
@@ -285,8 +294,8 @@ static void a_dangling_latest_falls_back(void)
             expect_latest_warns("going on with", in_folder(folder, "step-00000001.h5")));
     on_root(expect(unlink(in_folder(folder, "step-00000001.h5")) == 0); expect_latest_warns("nothing", NULL));
     on_root(expect(unlink(in_folder(folder, "latest")) == 0);
-            expect_ok(moire_file_write(in_folder(folder, "latest"), "", 0));
-            expect_failure(moire_checkpoint_latest(folder, &path), MOIRE_NO_FILE, "expected a symbolic link"));
+            expect_ok(moire_file_write(in_folder(folder, "latest"), "", 0)); expect_failure(
+                moire_checkpoint_latest(folder, &path), MOIRE_NO_FILE, "expected a symbolic link"));
     write_step(&fixture, 4, 1); /* a file of that name is replaced */
     on_root(expect_latest(4));
     fixture_close(&fixture);
@@ -300,8 +309,10 @@ static void print_fits_the_terminal(void)
     folder_make(folder);
     fixture_open(standard, &fixture);
     fixture_fill(&fixture, 1);
-    expect_ok(fixture_write(&fixture, 1, "[run]\ndir = a very long path that does not fit into eighty columns of a "
-                            "terminal and is folded\n\nseed = 1\n", folder, 1));
+    expect_ok(fixture_write(&fixture, 1,
+                            "[run]\ndir = a very long path that does not fit into eighty columns of a "
+                            "terminal and is folded\n\nseed = 1\n",
+                            folder, 1));
     if (test_rank == 0) {
         capture_begin(&captured, STDOUT_FILENO);
         moire_status status = moire_checkpoint_print(in_folder(folder, "latest"), true);

@@ -60,7 +60,8 @@ void fixture_open(struct fixture_shape shape, struct fixture *fixture)
     must(moire_placement_even(shape.experts, fixture->mesh.expert.size, &fixture->placement));
     add_tensors(&shape, &fixture->tensors);
     int rank = fixture->mesh.expert.rank;
-    must(moire_tensors_layout(&fixture->tensors, fixture->placement.instance_expert + fixture->placement.rank_begin[rank],
+    must(moire_tensors_layout(&fixture->tensors,
+                              fixture->placement.instance_expert + fixture->placement.rank_begin[rank],
                               moire_placement_local(&fixture->placement, rank)));
     fixture->element = shape.element;
     for (int g = 0; g < FIXTURE_GROUPS; g++) {
@@ -81,7 +82,8 @@ void fixture_close(struct fixture *fixture)
 
 static void fill(const struct fixture *fixture, uint64_t seed, int group, void *arena)
 {
-    moire_tensors_initialise(&fixture->tensors, seed * FIXTURE_GROUPS + (uint64_t)group, fixture->element, arena);
+    moire_tensors_initialise(&fixture->tensors, seed * FIXTURE_GROUPS + (uint64_t)group, fixture->element,
+                             arena);
 }
 
 void fixture_fill(struct fixture *fixture, uint64_t seed)
@@ -104,10 +106,14 @@ bool fixture_equal(const struct fixture *fixture, uint64_t seed, int groups)
     return equal;
 }
 
-moire_status fixture_write(struct fixture *fixture, int64_t step, const char *config, const char *directory, int64_t keep)
+moire_status fixture_write(struct fixture *fixture, int64_t step, const char *config, const char *directory,
+                           int64_t keep)
 {
-    const struct moire_checkpoint_state state = { .step = step, .tokens = 7 * step, .sequences = 3 * step,
-                                                  .seed = UINT64_MAX - (uint64_t)step, .config = (char *)config };
+    const struct moire_checkpoint_state state = { .step = step,
+                                                  .tokens = 7 * step,
+                                                  .sequences = 3 * step,
+                                                  .seed = UINT64_MAX - (uint64_t)step,
+                                                  .config = (char *)config };
     return moire_checkpoint_write(&fixture->mesh, &fixture->placement, &fixture->tensors, fixture->element,
                                   fixture->groups, FIXTURE_GROUPS, &state, directory, keep);
 }
@@ -178,4 +184,10 @@ void copy_file(const char *from, const char *to, int64_t bytes)
     must(moire_file_read(from, &data, &all));
     must(moire_file_write(to, data, bytes < 0 ? all : bytes));
     moire_release(data);
+}
+
+int sum_over_ranks(int value)
+{
+    MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    return value;
 }

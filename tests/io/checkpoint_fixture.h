@@ -35,7 +35,8 @@ void fixture_fill(struct fixture *fixture, uint64_t seed);
 /* Whether the first `groups` arenas have these bytes. */
 bool fixture_equal(const struct fixture *fixture, uint64_t seed, int groups);
 /* Writes with state step, tokens = 7 step, sequences = 3 step, seed and `config`. Collective. */
-moire_status fixture_write(struct fixture *fixture, int64_t step, const char *config, const char *directory, int64_t keep);
+moire_status fixture_write(struct fixture *fixture, int64_t step, const char *config, const char *directory,
+                           int64_t keep);
 
 /* An empty folder, the same on all ranks; and its end. Collective. */
 void folder_make(char path[256]);
@@ -47,7 +48,8 @@ bool is_there(const char *folder, const char *name);
 int64_t folder_count(const char *folder);
 /* One byte of a file turned around, in place. Not collective. */
 void flip_byte(const char *path, int64_t offset);
-void copy_file(const char *from, const char *to, int64_t bytes); /* the first `bytes`, -1: all; not collective */
+void copy_file(const char *from, const char *to,
+               int64_t bytes); /* the first `bytes`, -1: all; not collective */
 /* Rank 0 does it and the others wait. */
 #define on_root(...)                       \
     do {                                   \
@@ -56,6 +58,24 @@ void copy_file(const char *from, const char *to, int64_t bytes); /* the first `b
             __VA_ARGS__;                   \
         }                                  \
         MPI_Barrier(MPI_COMM_WORLD);       \
+    } while (0)
+
+/* Added over ranks. */
+int sum_over_ranks(int value);
+/* The call, collective, must fail with `wanted` on all ranks, agreed, and one rank must say `said`. */
+#define expect_agreed(call, wanted, said)                                                    \
+    do {                                                                                     \
+        static struct capture captured_;                                                     \
+        capture_begin(&captured_, STDERR_FILENO);                                            \
+        moire_status found_ = (call);                                                        \
+        capture_end(&captured_);                                                             \
+        bool said_ = sum_over_ranks(count_text(captured_.text, "moire: ")) == 1 &&           \
+                     sum_over_ranks(count_text(captured_.text, (said))) == 1;                \
+        if (!said_) fprintf(stderr, "# rank %d: said: %s\n", test_rank, captured_.text);     \
+        expect(found_ == (wanted));                                                          \
+        expect(said_);                                                                       \
+        expect(moire_error_is_agreed());                                                     \
+        moire_error_clear();                                                                 \
     } while (0)
 
 #endif

@@ -31,7 +31,8 @@ mount -t tmpfs -o size=9m tmpfs "$disk"
 check "a first checkpoint fits" mpi 3 "$writer" write "$disk/run" 1 2
 for free in 0 4 8 16 64 256 1024 2048 3000; do
     fill "$free"
-    check_fails "with $free KiB free the next does not" 1 "No space left on device" mpi 3 "$writer" write "$disk/run" 2 1
+    check_fails "with $free KiB free the next does not" 1 "No space left on device" \
+        mpi 3 "$writer" write "$disk/run" 2 1
     check "nobody crashed" sh -c '! grep -i -E "signal|abort|segmentation" "$1"' sh "$scratch/out"
     check "and the first is untouched" sound 1
 done
@@ -42,7 +43,9 @@ check "and is read by one rank" mpi 1 "$writer" read "$disk/run/latest" 2
 
 # The record of routing, 2 MB a step.
 rm -rf "$disk/run"
-for step in 7 8; do check "step $step of a record fits" mpi 2 "$writer" record "$disk/routing.h5" "$step"; done
+for step in 7 8; do
+    check "step $step of a record fits" mpi 2 "$writer" record "$disk/routing.h5" "$step"
+done
 for free in 0 8 64 512; do
     fill "$free"
     check_fails "with $free KiB free step 9 does not" 1 "No space left on device" \

@@ -1,5 +1,6 @@
-# A run that writes checkpoints without pause is killed 50 times, each time at another moment; whatever was written before
-# must be there and sound, and the next start goes on from it. MOIRE_TEST_ROUNDS sets the number.
+# A run that writes checkpoints without pause is killed 50 times, each time at another moment; whatever was
+# written before must be there and sound, and the next start goes on from it. MOIRE_TEST_ROUNDS sets the
+# number.
 . "$top_srcdir/tests/support/tap.sh"
 writer=$top_builddir/tests/io/checkpoint_writer
 seed=${MOIRE_TEST_SEED:-$(date +%s)}
@@ -9,10 +10,14 @@ mkdir "$scratch/checkpoints" "$scratch/notes"
 # Open MPI gives the other ranks no second to end by themselves.
 export TMPDIR="$scratch" OMPI_MCA_odls_base_sigkill_timeout=0
 
+# The last step whose write returned.
+done_step() { cat "$scratch/notes/done" 2>/dev/null || echo 0; }
+
 # Waits until all ranks have told their process number: they then write.
 started() {
     for i in $(seq 400); do
-        [ -s "$scratch/notes/pid.0" ] && [ -s "$scratch/notes/pid.1" ] && [ -s "$scratch/notes/pid.2" ] && return 0
+        [ -s "$scratch/notes/pid.0" ] && [ -s "$scratch/notes/pid.1" ] &&
+            [ -s "$scratch/notes/pid.2" ] && return 0
         kill -0 "$1" 2>/dev/null || return 1
         sleep 0.05
     done
@@ -31,12 +36,13 @@ one_round() {
     sleep "$delay"
     for rank in $victims; do kill -9 "$(cat "$scratch/notes/pid.$rank")" 2>/dev/null; done
     wait "$job"
-    "$writer" check "$scratch/checkpoints" "$(cat "$scratch/notes/done" 2>/dev/null || echo 0)" >>"$scratch/out" 2>&1
+    "$writer" check "$scratch/checkpoints" "$(done_step)" >>"$scratch/out" 2>&1
 }
 
 bad=0; partial=0
 for round in $(seq "$rounds"); do
-    set -- $(awk -v seed="$seed" -v round="$round" 'BEGIN { srand(seed + 1000 * round); rand(); print int(3 * rand()), 0.3 * rand() }')
+    set -- $(awk -v seed=$((seed + 1000 * round)) \
+        'BEGIN { srand(seed); rand(); print int(3 * rand()), 0.3 * rand() }')
     delay=$2
     case $((round % 5)) in 0) victims="0 1 2" ;; *) victims=$1 ;; esac
     if ! one_round; then
@@ -45,12 +51,14 @@ for round in $(seq "$rounds"); do
     fi
     ls -A "$scratch/checkpoints" | grep -q partial && partial=$((partial + 1))
 done
-echo "# $partial of $rounds kills left a partial file; last step written: $(cat "$scratch/notes/done" 2>/dev/null)"
-if [ "$bad" -eq 0 ]; then pass "the latest checkpoint survives $rounds kills"; else fail "the latest checkpoint survives $rounds kills"; fi
+final=$(done_step)
+echo "# $partial of $rounds kills left a partial file; last step written: $final"
+check "the latest checkpoint survives $rounds kills" test "$bad" -eq 0
 
-final=$(cat "$scratch/notes/done")
 check "another number of ranks reads it" mpi 2 "$writer" read "$(readlink -f "$scratch/checkpoints/latest")" \
     "$("$writer" check "$scratch/checkpoints" "$final" | sed 's/.*step-0*\([0-9]*\)\.h5/\1/')"
 check "and goes on writing" mpi 2 "$writer" write "$scratch/checkpoints" $((final + 5)) 1
-check "without what the killed ones left" test "$(ls -A "$scratch/checkpoints" | wc -l)" -eq 2
+check "without what the killed ones left" test "$(ls -A "$scratch/checkpoints" | tr '\n' ' ')" \
+    = "latest $(readlink "$scratch/checkpoints/latest") "
+comment "$(ls -A "$scratch/checkpoints")"
 finish

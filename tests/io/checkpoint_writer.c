@@ -1,11 +1,11 @@
 /* A program for the shell tests of checkpoints and of the record of routing.
  *   checkpoint_writer write DIRECTORY STEP KEEP [RANKS]   one checkpoint; RANKS is parallel.expert, else all
  *   checkpoint_writer read PATH STEP [RANKS]              reads it on this mesh and compares every bit
- *   checkpoint_writer loop DIRECTORY NOTES                goes on from latest and writes until it is killed; NOTES/pid.RANK
- *                                                         and NOTES/done (the last step that a write returned from)
- *   checkpoint_writer check DIRECTORY STEP                without MPI: latest is sound and not older than STEP
- *   checkpoint_writer record PATH STEP                    adds a step to a record of routing
- *   checkpoint_writer recorded PATH FIRST STEPS           without MPI: it has these steps */
+ *   checkpoint_writer loop DIRECTORY NOTES                goes on from latest and writes until it is killed;
+ * NOTES/pid.RANK and NOTES/done (the last step that a write returned from) checkpoint_writer check DIRECTORY
+ * STEP                without MPI: latest is sound and not older than STEP checkpoint_writer record PATH STEP
+ * adds a step to a record of routing checkpoint_writer recorded PATH FIRST STEPS           without MPI: it
+ * has these steps */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +28,8 @@ static moire_status write_step(int64_t step, const char *directory, int64_t keep
 static moire_status read_step(const char *path, int64_t *step)
 {
     struct moire_checkpoint_state state;
-    MOIRE_TRY(moire_checkpoint_read(&fixture.mesh, &fixture.tensors, fixture.element, fixture.groups, FIXTURE_GROUPS, path, &state));
+    MOIRE_TRY(moire_checkpoint_read(&fixture.mesh, &fixture.tensors, fixture.element, fixture.groups,
+                                    FIXTURE_GROUPS, path, &state));
     bool equal = fixture_equal(&fixture, (uint64_t)state.step, FIXTURE_GROUPS);
     *step = state.step;
     moire_checkpoint_state_free(&state);
@@ -39,7 +40,9 @@ static moire_status read_expected(const char *path, int64_t expected)
 {
     int64_t step = -1;
     MOIRE_TRY(read_step(path, &step));
-    return step == expected ? MOIRE_OK : moire_fail(MOIRE_FAILED, "found step %d, expected %d", (int)step, (int)expected);
+    return step == expected
+               ? MOIRE_OK
+               : moire_fail(MOIRE_FAILED, "found step %d, expected %d", (int)step, (int)expected);
 }
 
 static moire_status note(const char *notes, const char *name, int64_t value)
@@ -81,7 +84,8 @@ static moire_status check(const char *directory, int64_t step)
     moire_status status = moire_checkpoint_verify(path);
     if (status == MOIRE_OK) status = moire_checkpoint_read_state(path, &state);
     if (status == MOIRE_OK && state.step < step)
-        status = moire_fail(MOIRE_FAILED, "latest is too old; found step %d, expected %d or more", (int)state.step, (int)step);
+        status = moire_fail(MOIRE_FAILED, "latest is too old; found step %d, expected %d or more",
+                            (int)state.step, (int)step);
     if (status == MOIRE_OK) printf("%s\n", path);
     moire_checkpoint_state_free(&state);
     moire_release(path);
@@ -93,7 +97,8 @@ static moire_status record(const char *path, int64_t step)
     int32_t *ids;
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, LAYERS * TOKENS * TOP_K, sizeof *ids, &ids));
     for (int64_t i = 0; i < LAYERS * TOKENS * TOP_K; i++) ids[i] = (int32_t)((i + step) % EXPERTS);
-    moire_status status = moire_routing_append(&fixture.mesh.world, path, step, LAYERS, TOKENS, TOP_K, EXPERTS, ids);
+    moire_status status =
+        moire_routing_append(&fixture.mesh.world, path, step, LAYERS, TOKENS, TOP_K, EXPERTS, ids);
     moire_release(ids);
     return status;
 }
@@ -116,7 +121,8 @@ static moire_status run(int count, char **arguments)
     struct fixture_shape shape = { MOIRE_ALL, 5, 400, MOIRE_FLOAT32, NULL };
     moire_status status = MOIRE_USAGE;
     if (strcmp(mode, "check") == 0 && count == 4) return check(arguments[2], atoll(arguments[3]));
-    if (strcmp(mode, "recorded") == 0 && count == 5) return recorded(arguments[2], atoll(arguments[3]), atoll(arguments[4]));
+    if (strcmp(mode, "recorded") == 0 && count == 5)
+        return recorded(arguments[2], atoll(arguments[3]), atoll(arguments[4]));
     MPI_Init(NULL, NULL);
     MPI_Comm_rank(MPI_COMM_WORLD, &moire_where.rank);
     if (count > ranks_at) shape.parallel_expert = atoll(arguments[ranks_at]);

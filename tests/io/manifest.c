@@ -62,7 +62,8 @@ static void check_running(const json_t *segment)
 {
     expect(strcmp(text_at(segment, "outcome"), "running") == 0);
     expect(strlen(text_at(segment, "start")) == 20);
-    expect(json_is_null(json_object_get(segment, "end")) && json_is_null(json_object_get(segment, "last_step")));
+    expect(json_is_null(json_object_get(segment, "end")));
+    expect(json_is_null(json_object_get(segment, "last_step")));
     expect(number_at(segment, "first_step") == 10);
     expect(number_at(segment, "ranks") == test_ranks && number_at(segment, "nodes") == 1);
     expect(number_at(segment, "threads") >= 1 && number_at(segment, "seed") == 1);
@@ -112,7 +113,8 @@ static void segments_add_up(void)
     if (test_rank == 0) {
         struct moire_manifest *manifest;
         for (int i = 0; i < 3; i++) {
-            expect_ok(moire_manifest_start(in_folder(folder, "new/run"), &config, &mesh, 10 * i, facts, i, &manifest));
+            expect_ok(moire_manifest_start(in_folder(folder, "new/run"), &config, &mesh, 10 * i, facts, i,
+                                           &manifest));
             expect_ok(moire_manifest_end(manifest, 10 * i + 10, outcomes[i]));
         }
         expect_ok(moire_manifest_start(in_folder(folder, "new/run"), &config, &mesh, 30, NULL, 0, &manifest));
@@ -124,7 +126,8 @@ static void segments_add_up(void)
         expect(strstr(captured.text, "segment 2: failed: a text with \"quotes\" and ?\n") != NULL);
         expect(strstr(captured.text, "segment 4: running\n") && strstr(captured.text, "30 to unknown\n"));
         expect(strstr(captured.text, "20 to 30\n") && strstr(captured.text, "  back_end     alltoallv\n"));
-        for (char *line = strtok(captured.text, "\n"); line; line = strtok(NULL, "\n")) expect(strlen(line) <= 80);
+        for (char *line = strtok(captured.text, "\n"); line; line = strtok(NULL, "\n"))
+            expect(strlen(line) <= 80);
         expect_ok(moire_manifest_end(manifest, 31, "done"));
     }
     close_run();
@@ -155,8 +158,9 @@ static void a_foreign_file_is_kept(void)
         expect_refused("[1, 2]", "is not the manifest of a run;");
         expect_refused("{\"format_version\": 1}", "is not the manifest of a run;");
         expect_refused("{\"format_version\": 2, \"segments\": []}", "found version 2, expected 1;");
-        expect_failure(moire_manifest_start(in_folder(folder, "run.json"), &config, &mesh, 0, NULL, 0, &manifest), MOIRE_NO_FILE,
-                       "run.json");
+        expect_failure(
+            moire_manifest_start(in_folder(folder, "run.json"), &config, &mesh, 0, NULL, 0, &manifest),
+            MOIRE_NO_FILE, "run.json");
     }
     close_run();
 }
@@ -168,7 +172,8 @@ static void versions_are_one_a_line(void)
     expect(count_text(text.data, "\n") == 6);
     expect(strncmp(text.data, "moire ", 6) == 0);
     expect(strstr(text.data, "\nHDF5 1.") || strstr(text.data, "\nHDF5 2."));
-    expect(strstr(text.data, "\njansson 2.") && strstr(text.data, "\nxxHash 0.") && strstr(text.data, "\ncompiler "));
+    expect(strstr(text.data, "\njansson 2.") && strstr(text.data, "\nxxHash 0.") &&
+           strstr(text.data, "\ncompiler "));
     expect(!strchr(text.data, ',') || strchr(text.data, ',') > strstr(text.data, "compiler"));
     moire_text_free(&text);
 }
