@@ -191,7 +191,8 @@ moire_status moire_model_create(const struct moire_config *config, const struct 
         status = create_table(model);
     }
     status = moire_agree(&mesh->world, status);
-    if (status == MOIRE_OK && model->moe_layers) status = create_moe(model);
+    if (status != MOIRE_OK) goto free_model;
+    if (model->moe_layers) status = moire_agree(&mesh->world, create_moe(model)); /* it is agreed on in each expert group alone */
     if (status != MOIRE_OK) goto free_model;
     status = layout_table(model);
     if (status == MOIRE_OK) status = create_arenas(model);
