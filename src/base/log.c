@@ -32,6 +32,7 @@ void moire_log_line(const char *line)
     text[length++] = '\n';
     pthread_mutex_lock(&lock);
     if (before) before();
+    fflush(stdout); /* where both go to one file, the line stands behind what was printed before it */
     fwrite(text, 1, length, stderr); /* nothing can be done where this fails */
     fflush(stderr);
     pthread_mutex_unlock(&lock);

@@ -95,12 +95,6 @@ static moire_status print_config(int argc, char **argv)
     return status;
 }
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t length = strlen(text), end_length = strlen(end);
-    return length >= end_length && strcmp(text + length - end_length, end) == 0;
-}
-
 static moire_status print_run(const char *directory)
 {
     struct moire_text path = { 0 };
@@ -134,7 +128,7 @@ static moire_status run(int argc, char **argv)
             "directory; try another path",
             path, strerror(errno));
     if (S_ISDIR(found.st_mode)) return print_run(path);
-    if (moire_checkpoint_is(path) || ends_with(path, ".h5")) return moire_checkpoint_print(path, verify);
+    if (moire_cli_is_checkpoint(path)) return moire_checkpoint_print(path, verify);
     return print_config(argc, argv);
 }
 

@@ -1,4 +1,6 @@
 /* Configuration and checkpoint of a command, alike on all ranks. */
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -182,10 +184,13 @@ static moire_status load_of_checkpoint(const char *path, int argc, char **argv, 
     return status;
 }
 
-static bool ends_with(const char *text, const char *end)
+bool moire_cli_is_checkpoint(const char *path)
 {
-    size_t length = strlen(text), end_length = strlen(end);
-    return length >= end_length && strcmp(text + length - end_length, end) == 0;
+    char target[PATH_MAX];
+    if (moire_checkpoint_is(path)) return true;
+    const char *name = realpath(path, target) ? target : path; /* "latest" is a link */
+    size_t length = strlen(name);
+    return length >= 3 && strcmp(name + length - 3, ".h5") == 0;
 }
 
 static moire_status load_trained(int argc, char **argv, struct moire_config *config, char **path)
@@ -201,7 +206,7 @@ static moire_status load_trained(int argc, char **argv, struct moire_config *con
         MOIRE_TRY(latest_of_run(operand, path));
         return load_of_checkpoint(*path, argc, argv, config);
     }
-    if (moire_checkpoint_is(operand) || ends_with(operand, ".h5")) {
+    if (moire_cli_is_checkpoint(operand)) {
         MOIRE_TRY(moire_copy_text(operand, path));
         return load_of_checkpoint(operand, argc, argv, config);
     }

@@ -41,6 +41,8 @@ moire_status moire_cli_load_all(int argc, char **argv, bool file_needed, struct 
  * checkpoint where no .ini is given) and finds the checkpoint's path, the same on all ranks; the caller
  * releases *path. Collective over the world. */
 moire_status moire_cli_load_trained(int argc, char **argv, struct moire_config *config, char **path);
+/* Whether a path is of a checkpoint, also of one so damaged that only the ending of its name says so. */
+bool moire_cli_is_checkpoint(const char *path);
 /* Checks of names and combinations that the parameter table cannot make: router, back end, source, schedule,
  * shapes. Not collective. */
 moire_status moire_cli_check(const struct moire_config *config);
