@@ -2,8 +2,6 @@
 # A run from the first step to generated text, on one rank and on three.
 . "${top_srcdir:-.}/tests/support/tap.sh"
 . "$top_srcdir/tests/cli/tiny.sh"
-said=$scratch/said
-failed() { cp "$said" "$scratch/out"; fail "$@"; }
 # exits NAME CODE COMMAND...: what it printed stays in $said.
 exits() {
     name=$1; code=$2; shift 2
