@@ -194,6 +194,10 @@ static moire_status store_extents(const struct moire_checkpoint_job *job, int de
 moire_status moire_checkpoint_store(const struct moire_checkpoint_job *job)
 {
     int descriptor = -1;
+    if (!moire_file_exists(job->paths.partial))
+        return moire_fail(MOIRE_NO_FILE,
+                          "%s is there on rank 0 but not here; try a directory that all nodes share",
+                          job->paths.partial);
     MOIRE_TRY(moire_file_open(job->paths.partial, O_WRONLY, &descriptor));
     moire_status status = store_extents(job, descriptor);
     if (close(descriptor) < 0 && errno != EINTR && status == MOIRE_OK)

@@ -18,12 +18,22 @@ static void step_name(int64_t step, char name[NAME_BYTES])
     snprintf(name, NAME_BYTES, "step-%08" PRId64 ".h5", step);
 }
 
+/* The text between a start and an end that a name must have; false where it has others or is too long. */
+static bool name_inside(const char *name, const char *start, const char *end, char inner[NAME_BYTES])
+{
+    size_t length = strlen(name), first = strlen(start), last = strlen(end);
+    if (length < first + last || length - first - last >= NAME_BYTES) return false;
+    if (strncmp(name, start, first) != 0 || strcmp(name + length - last, end) != 0) return false;
+    snprintf(inner, NAME_BYTES, "%.*s", (int)(length - first - last), name + first);
+    return true;
+}
+
 /* The step of a file that has exactly the name we would give it. */
 static bool name_step(const char *name, int64_t *step)
 {
     char again[NAME_BYTES], digits[NAME_BYTES];
     int64_t number;
-    if (sscanf(name, "step-%40[0-9].h5", digits) != 1 || !moire_parse_integer(digits, &number)) return false;
+    if (!name_inside(name, "step-", ".h5", digits) || !moire_parse_integer(digits, &number)) return false;
     step_name(number, again);
     if (strcmp(name, again) != 0) return false;
     *step = number;
@@ -61,18 +71,8 @@ void moire_checkpoint_paths_free(struct moire_checkpoint_paths *paths)
     *paths = (struct moire_checkpoint_paths){ 0 };
 }
 
-/* The text between a start and an end that a name must have; false where it has others or is too long. */
-static bool name_inside(const char *name, const char *start, const char *end, char inner[NAME_BYTES])
-{
-    size_t length = strlen(name), first = strlen(start), last = strlen(end);
-    if (length < first + last || length - first - last >= NAME_BYTES) return false;
-    if (strncmp(name, start, first) != 0 || strcmp(name + length - last, end) != 0) return false;
-    snprintf(inner, NAME_BYTES, "%.*s", (int)(length - first - last), name + first);
-    return true;
-}
-
-/* Whether a killed writer left it: a checkpoint, the link that was about to become "latest", or the file by which
- * moire_directory_make finds out whether one can write. */
+/* Whether a killed writer left it: a checkpoint, the link that was about to become "latest", or the file by
+ * which moire_directory_make finds out whether one can write. */
 static bool is_left_over(const char *name)
 {
     char inner[NAME_BYTES];

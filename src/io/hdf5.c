@@ -19,7 +19,10 @@ void moire_hdf5_quiet(void)
 static herr_t take_reason(unsigned depth, const H5E_error2_t *error, void *reason)
 {
     (void)depth;
-    snprintf(reason, REASON_BYTES, "%s", error->desc ? error->desc : "");
+    char *text = reason;
+    snprintf(text, REASON_BYTES, "%s", error->desc ? error->desc : "");
+    for (char *at = text; *at; at++)
+        if (*at == '\n') *at = ' ';
     return 1;
 }
 

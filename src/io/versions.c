@@ -35,5 +35,9 @@ moire_status moire_versions(struct moire_text *text)
     MOIRE_TRY(moire_text_add(text, "HDF5 %u.%u.%u\n", major, minor, release));
     MOIRE_TRY(moire_text_add(text, "jansson %s\n", jansson_version_text()));
     MOIRE_TRY(moire_text_add(text, "xxHash %u.%u.%u\n", hash / 10000, hash / 100 % 100, hash % 100));
-    return moire_text_add(text, "compiler %s\n", __VERSION__);
+#ifdef __clang__
+    return moire_text_add(text, "compiler %s\n", __VERSION__); /* has its name in it */
+#else
+    return moire_text_add(text, "compiler GCC %s\n", __VERSION__);
+#endif
 }

@@ -37,9 +37,10 @@ struct moire_checkpoint_state {
 void moire_checkpoint_state_free(struct moire_checkpoint_state *state);
 
 /* Writes DIRECTORY/step-N.h5 from all ranks and points "latest" at it. `keep`: newest files that stay, or
- * MOIRE_ALL. Each replicated tensor is written by one rank (spread by bytes), each expert by one of the ranks
- * that hold it. MOIRE_NO_SPACE before anything older is touched. Collective over mesh->world; errors are
- * agreed. */
+ * MOIRE_ALL; files of later steps (of a run that was then resumed further back) go first. Each replicated
+ * tensor is written by one rank (spread by bytes), each expert by one of the ranks that hold it.
+ * MOIRE_NO_SPACE before anything older is touched; an old file that cannot be removed is a warning.
+ * Collective over mesh->world; errors are agreed. */
 moire_status moire_checkpoint_write(const struct moire_mesh *mesh, const struct moire_placement *placement,
                                     const struct moire_tensors *tensors, moire_element element,
                                     const struct moire_checkpoint_group *groups, int group_count,
