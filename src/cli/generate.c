@@ -59,9 +59,62 @@ static int32_t draw(const struct moire_config *config, const real *logits, int64
     return candidates[kept - 1].token;
 }
 
-/* Bytes as text; what a terminal could take amiss as \xNN. Tokens over 255 (no byte model) as numbers. */
-static void print_token(int32_t token)
+/* Bytes of a letter of UTF-8 that is not whole yet. */
+struct letter {
+    unsigned char bytes[4];
+    int count;
+};
+
+/* How many bytes a letter has that begins with this one; 1 also where none begins with it. */
+static int letter_bytes(unsigned char first)
 {
+    if (first >= 0xC2 && first <= 0xDF) return 2;
+    if (first >= 0xE0 && first <= 0xEF) return 3;
+    return first >= 0xF0 && first <= 0xF4 ? 4 : 1;
+}
+
+/* Whether the bytes so far begin a letter that can be shown: no overlong form, half of a pair, or control
+ * character. */
+static bool may_be_letter(const struct letter *letter)
+{
+    const unsigned char *b = letter->bytes;
+    for (int i = 1; i < letter->count; i++)
+        if ((b[i] & 0xC0) != 0x80) return false;
+    if (letter_bytes(b[0]) == 1) return false;
+    if (letter->count < 2) return true;
+    if (b[0] == 0xC2) return b[1] >= 0xA0;
+    if (b[0] == 0xE0) return b[1] >= 0xA0;
+    if (b[0] == 0xED) return b[1] < 0xA0;
+    if (b[0] == 0xF0) return b[1] >= 0x90;
+    return b[0] != 0xF4 || b[1] < 0x90;
+}
+
+/* What waits for the rest of its letter and will not get it. */
+static void print_rest(struct letter *letter)
+{
+    for (int i = 0; i < letter->count; i++) printf("\\x%02x", letter->bytes[i]);
+    letter->count = 0;
+}
+
+/* Text as it is, in UTF-8; what a terminal could take amiss as \xNN. Tokens over 255 (no byte model) as
+ * numbers. */
+static void print_token(int32_t token, struct letter *letter)
+{
+    if (token >= 0x80 && token <= 0xFF) {
+        letter->bytes[letter->count++] = (unsigned char)token;
+        if (!may_be_letter(letter)) {
+            letter->count--;
+            print_rest(letter);
+            letter->bytes[letter->count++] = (unsigned char)token;
+            if (!may_be_letter(letter)) print_rest(letter);
+        } else if (letter->count == letter_bytes(letter->bytes[0])) {
+            printf("%.*s", letter->count, (const char *)letter->bytes);
+            letter->count = 0;
+        }
+        fflush(stdout);
+        return;
+    }
+    print_rest(letter);
     if (token > 255)
         printf("%d ", token);
     else if (isprint(token) || token == '\n' || token == '\t')
@@ -76,20 +129,24 @@ static moire_status decode(const struct moire_config *config, struct moire_decod
                            struct candidate *candidates)
 {
     const struct moire_model *model = decoder->model;
+    struct letter letter = { .count = 0 };
     bool prints = model->mesh->world.rank == 0;
     int64_t prompt = (int64_t)strlen(config->generate_prompt), wanted = prompt + config->generate_tokens;
     int32_t token =
         prompt ? (unsigned char)config->generate_prompt[0] : '\n' % (int32_t)config->model_vocabulary;
-    if (prints && prompt) print_token(token);
+    if (prints && prompt) print_token(token, &letter);
     for (int64_t position = 0; position + 1 < wanted + !prompt && position < model->sequence; position++) {
         MOIRE_TRY(moire_decoder_step(decoder, token));
         if (position + 1 < prompt)
             token = (unsigned char)config->generate_prompt[position + 1];
         else if (prints)
             token = draw(config, decoder->logits, position, candidates);
-        if (prints) print_token(token);
+        if (prints) print_token(token, &letter);
     }
-    if (prints) putchar('\n');
+    if (prints) {
+        print_rest(&letter);
+        putchar('\n');
+    }
     return MOIRE_OK;
 }
 

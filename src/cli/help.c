@@ -130,10 +130,11 @@ static void print_manual_command(const struct moire_command *command)
 
 static void print_manual(void)
 {
-    printf(".TH MOIRE 1 \"\" \"moire %s\" \"User Commands\"\n.ad l\n.SH NAME\nmoire \\- MPI\\-native trainer of "
-           "Mixture\\-of\\-Experts language models\n"
-           ".SH SYNOPSIS\n.B moire\n.I COMMAND\n[\\fIARGUMENTS\\fR]\n.SH COMMANDS\n",
-           PACKAGE_VERSION);
+    printf(
+        ".TH MOIRE 1 \"\" \"moire %s\" \"User Commands\"\n.ad l\n.SH NAME\nmoire \\- MPI\\-native trainer of "
+        "Mixture\\-of\\-Experts language models\n"
+        ".SH SYNOPSIS\n.B moire\n.I COMMAND\n[\\fIARGUMENTS\\fR]\n.SH COMMANDS\n",
+        PACKAGE_VERSION);
     for (int i = 0; i < moire_command_count; i++) print_manual_command(moire_commands[i]);
     printf(".SH PARAMETERS\nIn FILE.ini under [section], as \\-\\-section.key=value, or in the environment "
            "as MOIRE_SECTION_KEY.\n"

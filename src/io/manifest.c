@@ -304,6 +304,21 @@ static void print_integer(const json_t *object, const char *key, const char *tit
     if (json_is_integer(value)) printf("  %-12s %lld\n", title, (long long)json_integer_value(value));
 }
 
+/* "  name    text" in lines of at most 80 columns. */
+static void print_row(const char *name, const char *text)
+{
+    enum { INDENT = 15, COLUMNS = 80 };
+    int column = printf("  %-12s", name);
+    for (const char *rest = text; *rest;) {
+        int letters = (int)strcspn(rest, " ");
+        if (column >= INDENT && column + 1 + letters > COLUMNS) column = printf("\n%*s", INDENT - 1, "") - 1;
+        column += printf(" %.*s", letters, rest);
+        rest += letters;
+        rest += strspn(rest, " ");
+    }
+    putchar('\n');
+}
+
 static void print_segment(size_t number, const json_t *segment)
 {
     const json_t *last = json_object_get(segment, "last_step"), *facts = json_object_get(segment, "facts"),
@@ -324,7 +339,7 @@ static void print_segment(size_t number, const json_t *segment)
     printf("  %-12s %s\n", "host", text_of(segment, "host", "unknown"));
     printf("  %-12s %s\n", "binding", text_of(segment, "binding", "unknown"));
     json_object_foreach((json_t *)facts, name, fact)
-        printf("  %-12s %s\n", name, json_is_string(fact) ? json_string_value(fact) : "");
+        print_row(name, json_is_string(fact) ? json_string_value(fact) : "");
     for (size_t i = 0; i < json_array_size(versions); i++) {
         const char *line = json_string_value(json_array_get(versions, i));
         printf("  %-12s %s\n", i ? "" : "versions", line ? line : "");

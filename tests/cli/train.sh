@@ -62,6 +62,15 @@ check_fails "a prompt that is too long" 2 "generate.prompt is too long; found 40
 check_fails "a prompt of bytes that the model does not know" 2 "found 195 at byte 1, expected less than model.vocabulary = 128" \
     "$moire" generate run3 --generate.prompt="fü"
 
+# Bytes of letters stand as they are; what a terminal could take amiss does not: a bell, half a letter, an overlong
+# form, half of a pair, a control character of two bytes.
+mpi 1 "$moire" train tiny.ini -o letters -n 1 --model.vocabulary=256 >"$said" 2>&1
+shown() { "$moire" generate letters --generate.tokens=0 --generate.prompt="$(printf "$1")" 2>/dev/null; }
+check "letters of UTF-8 are shown" test "$(shown 'f\303\274 \342\202\254 \360\237\230\200')" = "fü € 😀"
+check "other bytes are numbers" test \
+    "$(shown 'a\007\303(\342\202\303\274\300\200\355\240\200\302\205\377\303')" = \
+    'a\x07\xc3(\xe2\x82ü\xc0\x80\xed\xa0\x80\xc2\x85\xff\xc3'
+
 # ---- inspect ----
 
 exits "inspect RUN" 0 "$moire" inspect run3
@@ -86,6 +95,7 @@ check "14 lines of metrics" test "$(wc -l <run3/metrics.jsonl)" -eq 14
 is_json "run.json has a segment more" run3/run.json
 exits "inspect knows all of them" 0 "$moire" inspect run3
 says "three" "^segment 3: done"
+check "80 columns" awk 'length > 80 { print; bad = 1 } END { exit bad }' "$said"
 
 exits "stop_after leaves with 75" 75 mpi 3 "$moire" train tiny.ini -o stopped --train.stop_after=5
 says "with a checkpoint" "^moire: stopped after step 5 of 12 with a checkpoint in stopped/checkpoints; start it again to go on$"
