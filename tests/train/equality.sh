@@ -29,6 +29,7 @@ compare "double, mostly empty ranks" "$moire_double" 1e-9 "4:2" \
     --train.batch=2 --train.accumulate=3 --moe.layers=all
 compare "double, capacity, tied, gelu" "$moire_double" 1e-9 "3:3" \
     --moe.capacity=1 --model.tie_embeddings=yes --model.feed_forward=gelu
+compare "double, forced routing" "$moire_double" 1e-9 "2:1 3:all" --moe.router=forced --moe.forced=zipf
 compare "double, no experts" "$moire_double" 1e-9 "3:all" --moe.layers=none
 compare "float" "$moire" 1e-4 "2:1 2:all 3:all 4:2 4:all"
 
