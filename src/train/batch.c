@@ -45,17 +45,12 @@ void moire_step_tokens_free(struct moire_step_tokens *tokens)
     *tokens = (struct moire_step_tokens){ .tokens = NULL };
 }
 
-moire_status moire_fetch(const struct moire_data *data, enum moire_split split, int64_t number, int64_t count,
-                         int64_t length, int32_t *tokens, int *domains)
+moire_status moire_fetch(const struct moire_data *data, enum moire_split split, int64_t number,
+                         int64_t length, int32_t *tokens, int *domain)
 {
-    moire_status status = MOIRE_OK;
-    for (int64_t i = 0; i < count; i++) {
-        int domain = 0;
-        if (status == MOIRE_OK)
-            status = moire_data_fetch(data, split, number + i, tokens + i * length, &domain);
-        if (status != MOIRE_OK) memset(tokens + i * length, 0, (size_t)length * sizeof *tokens);
-        if (domains) domains[i] = domain;
-    }
+    *domain = 0;
+    moire_status status = moire_data_fetch(data, split, number, tokens, domain);
+    if (status != MOIRE_OK) memset(tokens, 0, (size_t)length * sizeof *tokens);
     return status;
 }
 
@@ -68,9 +63,11 @@ moire_status moire_step_tokens_fetch(const struct moire_config *config, const st
     for (int64_t part = 0; part < config->train_accumulate; part++) {
         struct share share = share_of(config, mesh, part);
         int64_t number = first + share.first_of_part + share.first;
-        moire_status now = moire_fetch(data, MOIRE_TRAINING, number, share.count, tokens->length, at, NULL);
-        if (status == MOIRE_OK) status = now;
-        at += share.count * tokens->length;
+        for (int64_t i = 0; i < share.count; i++, at += tokens->length) {
+            int domain;
+            moire_status fetched = moire_fetch(data, MOIRE_TRAINING, number + i, tokens->length, at, &domain);
+            if (status == MOIRE_OK) status = fetched;
+        }
     }
     return status;
 }

@@ -113,8 +113,8 @@ static void add_load(const struct moire_model *model, int64_t sequences, struct 
     }
 }
 
-/* Sequences number `first` on of the `chosen` ones, which lie evenly over the whole validation split: it is stored
- * domain by domain, and its beginning would be one of them. */
+/* Fills the batch with `count` of the `chosen` sequences, from the one numbered `first` on. They lie evenly
+ * over the validation split: it is stored domain by domain, and its beginning would be one of them. */
 static moire_status fetch_chosen(const struct moire_data *data, int64_t first, int64_t count, int64_t chosen,
                                  int64_t length, struct moire_evaluation *evaluation)
 {
@@ -122,15 +122,15 @@ static moire_status fetch_chosen(const struct moire_data *data, int64_t first, i
     moire_status status = MOIRE_OK;
     for (int64_t i = 0; i < count; i++) {
         int64_t number = (int64_t)((__int128)(first + i) * all / chosen);
-        moire_status fetched = moire_fetch(data, MOIRE_VALIDATION, number, 1, length,
-                                           evaluation->batch + i * length, evaluation->batch_domains + i);
+        moire_status fetched = moire_fetch(data, MOIRE_VALIDATION, number, length,
+                                           evaluation->batch + i * length, &evaluation->batch_domains[i]);
         if (status == MOIRE_OK) status = fetched;
     }
     return status;
 }
 
-/* Sequences [first, first + count) of the `all` chosen ones, count <= capacity. A rank whose fetch failed goes on
- * with zeros: *local is agreed on at the end. */
+/* Sequences [first, first + count) of the `all` chosen ones, count <= capacity. A rank whose fetch failed
+ * goes on with zeros: *local is agreed on at the end. */
 static moire_status evaluate_part(struct moire_model *model, const struct moire_data *data, int64_t first,
                                   int64_t count, int64_t all, struct moire_evaluation *evaluation,
                                   moire_status *local)
@@ -141,7 +141,8 @@ static moire_status evaluate_part(struct moire_model *model, const struct moire_
                                  .step_sequences = all,
                                  .tokens = evaluation->batch };
     batch.sequences = moire_share(count, world->size, world->rank, &batch.first_sequence);
-    moire_status fetched = fetch_chosen(data, first + batch.first_sequence, batch.sequences, all, model->sequence + 1, evaluation);
+    moire_status fetched = fetch_chosen(data, first + batch.first_sequence, batch.sequences, all,
+                                        model->sequence + 1, evaluation);
     if (*local == MOIRE_OK) *local = fetched;
     MOIRE_TRY(moire_model_loss(model, &batch, false, &losses));
     add_losses(model, batch.sequences, evaluation);

@@ -24,10 +24,9 @@ moire_status moire_step_tokens_fetch(const struct moire_config *config, const st
 /* This rank's part of micro-batch `part`. `step` counts from 0. */
 struct moire_batch moire_step_tokens_part(const struct moire_config *config, const struct moire_mesh *mesh,
                                           const struct moire_step_tokens *tokens, int64_t step, int64_t part);
-/* `count` sequences from `number` on into tokens [count, length]; domains [count] may be NULL. As above on a
- * failure. */
-moire_status moire_fetch(const struct moire_data *data, enum moire_split split, int64_t number, int64_t count,
-                         int64_t length, int32_t *tokens, int *domains);
+/* One sequence into tokens [length], zeros where that fails. Not collective. */
+moire_status moire_fetch(const struct moire_data *data, enum moire_split split, int64_t number,
+                         int64_t length, int32_t *tokens, int *domain);
 
 /* ---- signals.c ---- */
 

@@ -126,8 +126,9 @@ static void print_domains(const struct moire_evaluation *evaluation, const struc
     for (int d = next_domain(evaluation, -1); d >= 0 && shown < DOMAINS_SHOWN;
          d = next_domain(evaluation, d), shown++) {
         print_name(moire_data_domain_name(data, d));
-        printf(" %12lld %9.4f %11.5g\n", (long long)evaluation->domain_tokens[d], evaluation->domain_loss[d],
-               exp(evaluation->domain_loss[d]));
+        double loss = evaluation->domain_loss[d], perplexity = exp(loss);
+        printf(" %12lld %9.4f", (long long)evaluation->domain_tokens[d], loss);
+        printf(perplexity < 1e6 ? " %11.3f\n" : " %11.4g\n", perplexity);
     }
     if (count > shown) printf("  ... and %d more domains\n", count - shown);
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A batch is the same sequences whatever the ranks and the mesh are: the losses of a run agree to rounding, also
-# where batch, micro-batches and experts do not divide evenly.
+# A batch is the same sequences whatever the ranks and the mesh are: the losses of a run agree to rounding,
+# also where batch, micro-batches and experts do not divide evenly.
 . "${top_srcdir:-.}/tests/support/tap.sh"
 . "$top_srcdir/tests/train/runs.sh"
 

@@ -1,8 +1,8 @@
 # Shared by the shell tests of train: a model so small that a run takes about a second. Sourced after tap.sh.
 # train P PROGRAM RUN ARGUMENT...: a run of P ranks in $scratch/RUN.
 # values KEY RUN: step and value of each line of its metrics that has the key.
-# same KEY TOLERANCE RUN RUN: as many steps, at least one, and every value within the tolerance, relative to the
-# first run's.
+# same KEY TOLERANCE RUN RUN: as many steps, at least one, and every value within the tolerance, relative to
+# the first run's.
 moire_double=$top_builddir/moire-double
 cat >"$scratch/tiny.ini" <<'INI'
 [model]

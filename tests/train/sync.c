@@ -1,4 +1,4 @@
-/* Gradient sync and norm at any number of ranks and any mesh, against sums over what ranks are known to have. */
+/* Gradient sync and norm at any number of ranks and any mesh, against sums over what ranks surely have. */
 #include "../support/harness.h"
 
 #include <math.h>

@@ -53,8 +53,8 @@ struct moire_evaluation {
 moire_status moire_evaluation_create(const struct moire_data *data, const struct moire_model *model,
                                      struct moire_evaluation *evaluation);
 void moire_evaluation_free(struct moire_evaluation *evaluation); /* fine for a zeroed one */
-/* Over the first `sequences` validation sequences (or MOIRE_ALL; never more than there are), spread evenly
- * over all ranks. Timed as EVALUATION. Collective over the world. */
+/* Over `sequences` validation sequences (or MOIRE_ALL; never more than there are) that lie evenly in the
+ * split, spread evenly over all ranks. Timed as EVALUATION. Collective over the world. */
 moire_status moire_evaluate(struct moire_model *model, const struct moire_data *data, int64_t sequences,
                             struct moire_evaluation *evaluation);
 /* Loss, perplexity, and the tables of domains (those with most tokens) and experts on standard output, 80
