@@ -405,11 +405,12 @@ static bool block_is_bad(const struct moire_model *model, const struct moire_blo
     return place_is_bad(places, sizeof places / sizeof *places, tokens, name);
 }
 
-/* The first bad tensor of an arena, in the order of the table. */
+/* The first bad tensor of an arena: in the order of the table, or from its end for gradients, which is how backward goes. */
 static bool arena_is_bad(const struct moire_model *model, const real *arena, const char *kind, char *where, size_t where_bytes, int *layer)
 {
+    bool from_end = arena == model->gradients;
     for (int i = 0; arena && i < model->tensors.count; i++) {
-        const struct moire_tensor *tensor = &model->tensors.list[i];
+        const struct moire_tensor *tensor = &model->tensors.list[from_end ? model->tensors.count - 1 - i : i];
         int64_t index = moire_find_not_finite(tensor->elements, arena + tensor->offset), expert;
         if (index < 0) continue;
         *layer = tensor->layer;

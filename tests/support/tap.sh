@@ -20,13 +20,13 @@ fail() { count=$((count + 1)); echo "not ok $count - $*"; [ -f "$scratch/out" ] 
 skip() { count=$((count + 1)); echo "ok $count - $1 # SKIP $2"; }
 comment() { printf '%s\n' "$*" | sed 's/^/# /'; }
 # check NAME COMMAND...: passes when the command succeeds; its output is shown when it does not.
-check() { name=$1; shift; if "$@" >"$scratch/out" 2>&1; then pass "$name"; else fail "$name"; fi; }
+check() { tap_name=$1; shift; if "$@" >"$scratch/out" 2>&1; then pass "$tap_name"; else fail "$tap_name"; fi; }
 # check_fails NAME CODE TEXT COMMAND...: the exit code must be CODE and the output contain TEXT (a basic regular expression).
 check_fails() {
-    name=$1; code=$2; text=$3; shift 3
-    "$@" >"$scratch/out" 2>&1; found=$?
-    if [ "$found" -ne "$code" ]; then fail "$name (exit code $found, expected $code)"
-    elif ! grep -q -e "$text" "$scratch/out"; then fail "$name (no '$text' in the output)"
-    else pass "$name"; fi
+    tap_name=$1; tap_code=$2; tap_text=$3; shift 3
+    "$@" >"$scratch/out" 2>&1; tap_found=$?
+    if [ "$tap_found" -ne "$tap_code" ]; then fail "$tap_name (exit code $tap_found, expected $tap_code)"
+    elif ! grep -q -e "$tap_text" "$scratch/out"; then fail "$tap_name (no '$tap_text' in the output)"
+    else pass "$tap_name"; fi
 }
 finish() { echo "1..$count"; }
