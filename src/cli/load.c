@@ -44,10 +44,16 @@ static char *take_operand(int *argc, char **argv)
 }
 
 /* An empty one is what a shell leaves behind that writes over the file it reads, or a full disk. */
-static moire_status check_not_empty(const char *file)
+static moire_status check_file(const char *file)
 {
     struct stat found;
-    if (stat(file, &found) != 0 || !S_ISREG(found.st_mode) || found.st_size > 0) return MOIRE_OK;
+    if (stat(file, &found) != 0) return MOIRE_OK; /* reading it says why */
+    if (S_ISDIR(found.st_mode))
+        return moire_fail(MOIRE_USAGE,
+                          "%s is no configuration; found a directory, expected FILE.ini; a run goes on when it "
+                          "is started with its FILE.ini again",
+                          file);
+    if (!S_ISREG(found.st_mode) || found.st_size > 0) return MOIRE_OK;
     return moire_fail(MOIRE_USAGE,
                       "%s is empty; found 0 bytes, expected [section] and key = value; "
                       "try moire config > new.ini for one with every key",
@@ -57,7 +63,7 @@ static moire_status check_not_empty(const char *file)
 static moire_status load(const char *file, int argc, char **argv, bool file_needed,
                          struct moire_config *config)
 {
-    if (file) MOIRE_TRY(check_not_empty(file));
+    if (file) MOIRE_TRY(check_file(file));
     MOIRE_TRY(moire_config_load(config, file, argc, argv));
     if (file || !file_needed) return MOIRE_OK;
     return moire_fail(MOIRE_USAGE,

@@ -47,6 +47,7 @@ refuses "ranks that the mesh does not divide" 2 \
     "found parallel.expert = 2 with 3 ranks, expected a divisor of 3; try all, or one of 1, 3" trains --parallel.expert=2
 refuses "no configuration" 2 "expected FILE.ini" mpi 3 "$moire" train
 refuses "a configuration that is not there" 2 "cannot read none.ini; found: No such file or directory" mpi 3 "$moire" train none.ini
+refuses "a run directory in place of one" 2 "text is no configuration; found a directory, expected FILE.ini" mpi 3 "$moire" train text
 : >empty.ini
 refuses "an empty one" 2 "empty.ini is empty; found 0 bytes, expected \[section\]" mpi 3 "$moire" train empty.ini
 printf 'steps 12\n' >text.ini
