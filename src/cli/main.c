@@ -93,8 +93,7 @@ static int leave(moire_status status)
         moire_error_print();
         moire_mpi_abort(code);
     }
-    /* without MPI all processes of a launcher fail alike, and one message is enough */
-    if (status != MOIRE_OK && (moire_mpi_is_running() || moire_mpi_launcher_rank() == 0)) moire_error_print();
+    if (status != MOIRE_OK) moire_error_print();
     moire_mpi_stop();
 #ifdef MOIRE_DEBUG
     if (moire_memory_report_leaks() > 0 && code == 0) code = 1;
@@ -102,10 +101,20 @@ static int leave(moire_status status)
     return code;
 }
 
+/* Where there is no such command, ranks of a launcher agree on one message, though none of them needed MPI so
+ * far. */
+static moire_status find_command(const char *name, const struct moire_command **command)
+{
+    moire_status status = moire_cli_find_command(name, command);
+    if (status == MOIRE_OK || !moire_mpi_is_launched()) return status;
+    MOIRE_TRY(moire_mpi_start(false));
+    return moire_cli_agree(status);
+}
+
 static moire_status run_command(int argc, char **argv)
 {
     const struct moire_command *command;
-    MOIRE_TRY(moire_cli_find_command(argv[0], &command));
+    MOIRE_TRY(find_command(argv[0], &command));
     if (asks_for_help(argc - 1, argv + 1)) return moire_command_help.run(1, argv);
     if (command->mpi) MOIRE_TRY(moire_mpi_start(false));
     MOIRE_TRY(moire_cli_agree(check_options(command, argc - 1, argv + 1)));

@@ -55,11 +55,11 @@ static bool is_set(const struct launcher *launcher)
     return number_in(launcher->size, 0) >= 1 && (!launcher->needs || getenv(launcher->needs));
 }
 
-int moire_mpi_launcher_rank(void)
+bool moire_mpi_is_launched(void)
 {
     for (size_t i = 0; i < sizeof launchers / sizeof launchers[0]; i++)
-        if (is_set(&launchers[i])) return (int)number_in(launchers[i].rank, 0);
-    return 0;
+        if (is_set(&launchers[i])) return number_in(launchers[i].size, 0) > 1;
+    return false;
 }
 
 /* N ranks that each became a world of their own all pass here; the first of them carries the message. */

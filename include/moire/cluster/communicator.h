@@ -26,8 +26,8 @@ moire_status moire_mpi_start(bool multiple);
 /* MPI_Finalize; does nothing where moire_mpi_start did not start MPI. Collective over the job. */
 void moire_mpi_stop(void);
 bool moire_mpi_is_running(void);
-/* What the launcher calls this process, known before MPI runs; 0 without a launcher. Not collective. */
-int moire_mpi_launcher_rank(void);
+/* Whether a launcher started this process together with others; known before MPI runs. Not collective. */
+bool moire_mpi_is_launched(void);
 /* Ends every rank at once with this exit code (MPI_Abort); without MPI, this process. Not collective. */
 void moire_mpi_abort(int exit_code) __attribute__((noreturn));
 
