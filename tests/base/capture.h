@@ -3,30 +3,20 @@
 #define MOIRE_TESTS_BASE_CAPTURE_H
 
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <unistd.h>
+
+#include "../support/capture.h"
+
+static inline void call_capture(void *run)
+{
+    (*(void (**)(void))run)();
+}
 
 /* Text that `run` printed to standard error; free() it. */
-static inline char *captured(void (*run)(void))
+static inline char *captured_errors(void (*run)(void))
 {
-    FILE *file = tmpfile();
-    if (!file) abort();
-    fflush(stderr);
-    int saved = dup(STDERR_FILENO);
-    dup2(fileno(file), STDERR_FILENO);
-    run();
-    fflush(stderr);
-    dup2(saved, STDERR_FILENO);
-    close(saved);
-    long bytes = lseek(fileno(file), 0, SEEK_END);
-    char *text = calloc(1, (size_t)bytes + 1);
-    if (!text || pread(fileno(file), text, (size_t)bytes, 0) != bytes) abort();
-    fclose(file);
-    return text;
+    return captured(STDERR_FILENO, call_capture, &run);
 }
 
 /* Whether `run` ends a child process by a failure, be it a signal or an exit code. */

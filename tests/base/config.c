@@ -245,7 +245,7 @@ static void test_precedence(void)
     setenv("MOIRE_TRAIN_STEPS", "2", 1);
     setenv("MOIRE_TRAIN_BATCH", "2", 1);
     setenv("MOIRE_MODEL_ROPE_THETA", "2", 1); /* a key with a blank */
-    char *text = captured(load_with_environment);
+    char *text = captured_errors(load_with_environment);
     expect(loaded.train_steps == 3 && loaded.train_batch == 2 && loaded.train_warmup == 1 &&
            loaded.model_rope_theta == 2);
     expect(origin_of(&loaded, "train.steps") == MOIRE_FROM_COMMAND &&

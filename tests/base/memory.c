@@ -138,11 +138,11 @@ static void report(void)
 
 static void test_leaks(void)
 {
-    char *text = captured(report);
+    char *text = captured_errors(report);
     expect(left == 0 && text[0] == 0);
     free(text);
     expect_ok(moire_allocate(MOIRE_MEMORY_ACTIVATIONS, 12, 1, &leaked));
-    text = captured(report);
+    text = captured_errors(report);
     expect(left == 1 && strstr(text, "activations, 12 bytes in 1 blocks\n") != NULL);
     free(text);
     moire_release(leaked);

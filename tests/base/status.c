@@ -82,11 +82,11 @@ static void print_twice(void)
 static void test_print(void)
 {
     fail_once();
-    char *text = captured(print_twice);
+    char *text = captured_errors(print_twice);
     expect(strcmp(text, "moire: cause 7; found x\n") == 0);
     free(text);
     expect(strcmp(moire_error_text(), "") == 0);
-    text = captured(print_twice);
+    text = captured_errors(print_twice);
     expect(strcmp(text, "") == 0);
     free(text);
 }
@@ -97,7 +97,7 @@ static void test_agreement(void)
     moire_error_set_agreed(true);
     fail_once();
     expect(moire_error_is_agreed());
-    free(captured(print_twice)); /* printing leaves the agreement, the way out needs it */
+    free(captured_errors(print_twice)); /* printing leaves the agreement, the way out needs it */
     expect(moire_error_is_agreed());
     moire_error_clear();
     expect(!moire_error_is_agreed());
@@ -138,7 +138,7 @@ static void log_lines(void)
 
 static void expect_logged(const char *wanted)
 {
-    char *text = captured(log_lines);
+    char *text = captured_errors(log_lines);
     if (strcmp(text, wanted) != 0) fprintf(stderr, "# found '%s', expected '%s'\n", text, wanted);
     expect(strcmp(text, wanted) == 0);
     free(text);
@@ -170,7 +170,7 @@ static void test_before(void)
     moire_log_set_before(wipe);
     expect_logged("<moire: a 1\n<moire: warning: b\n<moire: c\n");
     fail_once();
-    char *text = captured(print_twice);
+    char *text = captured_errors(print_twice);
     expect(strcmp(text, "<moire: cause 7; found x\n") == 0);
     free(text);
     moire_log_set_before(NULL);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../support/capture.h"
 #include "moire/base/config.h"
 
 /* Makes an empty folder and works in it; remove_scratch goes back and removes it. */
@@ -37,20 +38,7 @@ static inline void put_text(const char *path, const char *text)
 /* What `run` prints to `stream` (stdout or stderr); free() it. */
 static inline char *printed(FILE *stream, void (*run)(void *), void *argument)
 {
-    FILE *file = tmpfile();
-    if (!file) abort();
-    fflush(stream);
-    int saved = dup(fileno(stream));
-    dup2(fileno(file), fileno(stream));
-    run(argument);
-    fflush(stream);
-    dup2(saved, fileno(stream));
-    close(saved);
-    long bytes = lseek(fileno(file), 0, SEEK_END);
-    char *text = calloc(1, (size_t)bytes + 1);
-    if (!text || pread(fileno(file), text, (size_t)bytes, 0) != bytes) abort();
-    fclose(file);
-    return text;
+    return captured(fileno(stream), run, argument);
 }
 
 /* Columns of the longest line. */

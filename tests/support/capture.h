@@ -11,7 +11,7 @@ struct capture {
     int descriptor; /* 1 or 2 */
     int saved;
     FILE *file;
-    char text[16384];
+    char text[32768];
 };
 
 static inline void capture_begin(struct capture *capture, int descriptor)
@@ -33,6 +33,18 @@ static inline void capture_end(struct capture *capture)
     if (dup2(capture->saved, capture->descriptor) < 0) abort();
     close(capture->saved);
     fclose(capture->file);
+}
+
+/* What `run` writes to the descriptor; free() it. */
+static inline char *captured(int descriptor, void (*run)(void *), void *argument)
+{
+    struct capture capture;
+    capture_begin(&capture, descriptor);
+    run(argument);
+    capture_end(&capture);
+    char *text = strdup(capture.text);
+    if (!text) abort();
+    return text;
 }
 
 /* How often `part` is in `text`. */
