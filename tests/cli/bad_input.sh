@@ -10,7 +10,7 @@ refuses() {
     queued=$((queued + 1))
     printf '%s' "$1" >"name.$queued"; printf '%s' "$2" >"code.$queued"; printf '%s' "$3" >"text.$queued"
     shift 3
-    mkdir "s$queued" # Open MPI's launchers do not like to make one folder at the same time
+    mkdir "s$queued" # a folder for each launcher, as in tap.sh
     { OMPI_MCA_orte_tmpdir_base=$scratch/s$queued; export OMPI_MCA_orte_tmpdir_base
       "$@" >"said.$queued" 2>&1; echo $? >"found.$queued"; } &
     [ $((queued % 4)) -ne 0 ] || wait

@@ -14,6 +14,8 @@ export OMPI_MCA_pml="${OMPI_MCA_pml:-ob1}" OMPI_MCA_osc="${OMPI_MCA_osc:-^ucx}" 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # MPI libraries leave memory at their end, which LeakSanitizer would blame on us; our own is counted.
 export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}"
+# Two launchers that make or remove their common folder at the same time can fail: each test has its own.
+export OMPI_MCA_orte_tmpdir_base="$scratch"
 mpi() { ranks=$1; shift; timeout -k 5 "${MOIRE_TEST_SECONDS:-300}" "${MPIRUN:-mpirun}" -n "$ranks" "$@"; }
 pass() { count=$((count + 1)); echo "ok $count - $*"; }
 fail() { count=$((count + 1)); echo "not ok $count - $*"; [ -f "$scratch/out" ] && sed 's/^/# /' "$scratch/out"; return 0; }
