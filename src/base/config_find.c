@@ -15,8 +15,22 @@ static int list_sections(const char **sections)
     return count;
 }
 
-/* What may have been meant by section.key, or NULL. A key that only stands in another section comes before
- * one that is spelled alike. */
+/* The key of `section` that is nearest to `key`, by its full name; or NULL. */
+static const char *nearest_of_section(const char *section, const char *key)
+{
+    const char *keys[256] = { NULL };
+    int count = 0, first = 0;
+    while (first < moire_parameter_count && strcmp(moire_parameters[first].section, section) != 0) first++;
+    for (int i = first; i < moire_parameter_count && strcmp(moire_parameters[i].section, section) == 0; i++)
+        keys[count++] = moire_parameters[i].key;
+    const char *nearest = moire_nearest_name(key, keys, count);
+    for (int i = 0; i < count; i++)
+        if (keys[i] == nearest) return moire_parameter_names[first + i];
+    return NULL;
+}
+
+/* What may have been meant by section.key, or NULL. A key of the section that is spelled alike comes before one that
+ * stands in another section, that before one that is spelled alike there. */
 static const char *guess(const char *section, const char *key)
 {
     const char *sections[256] = { NULL };
@@ -26,6 +40,8 @@ static const char *guess(const char *section, const char *key)
     snprintf(name, sizeof name, "%s%s%s", nearest ? nearest : section, section[0] ? "." : "", key);
     for (int i = 0; i < moire_parameter_count; i++)
         if (strcmp(moire_parameter_names[i], name) == 0) return moire_parameter_names[i];
+    const char *alike = nearest_of_section(nearest ? nearest : section, key);
+    if (alike) return alike;
     for (int i = 0; i < moire_parameter_count; i++)
         if (strcmp(moire_parameters[i].key, key) == 0) return moire_parameter_names[i];
     return moire_nearest_name(name, moire_parameter_names, moire_parameter_count);

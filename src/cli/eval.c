@@ -10,12 +10,14 @@ static moire_status evaluate(const struct moire_config *config, const struct moi
     struct moire_data *data = NULL;
     struct moire_model model;
     struct moire_evaluation evaluation = { 0 };
+    struct moire_routing_file replay = { 0 };
     int64_t step, sequences;
     MOIRE_TRY(moire_train_open_data(config, mesh, &data));
     moire_status status =
         moire_model_create(config, mesh, moire_train_local_sequences(config, mesh), false, &model);
     if (status != MOIRE_OK) goto close_data;
     status = moire_train_load(path, &model, NULL, &step, &sequences);
+    if (status == MOIRE_OK) status = moire_train_replay(&model, &replay);
     if (status == MOIRE_OK) status = moire_evaluation_create(data, &model, &evaluation);
     if (status == MOIRE_OK) status = moire_evaluate(&model, data, config->evaluate_sequences, &evaluation);
     if (status == MOIRE_OK && mesh->world.rank == 0) {
@@ -24,6 +26,7 @@ static moire_status evaluate(const struct moire_config *config, const struct moi
     }
     moire_evaluation_free(&evaluation);
     moire_model_free(&model);
+    moire_routing_free(&replay);
 close_data:
     moire_data_close(data);
     return status;
@@ -31,18 +34,7 @@ close_data:
 
 static moire_status run(int argc, char **argv)
 {
-    struct moire_config config = { 0 };
-    struct moire_mesh mesh;
-    char *path = NULL;
-    moire_status status = moire_cli_load_trained(argc, argv, &config, &path);
-    if (status == MOIRE_OK) status = moire_mesh_create(&config, &mesh);
-    if (status == MOIRE_OK) {
-        status = evaluate(&config, &mesh, path);
-        moire_mesh_free(&mesh);
-    }
-    moire_release(path);
-    moire_config_free(&config);
-    return status;
+    return moire_cli_with_trained(argc, argv, evaluate);
 }
 
 const struct moire_command moire_command_eval = {

@@ -199,18 +199,7 @@ free_model:
 
 static moire_status run(int argc, char **argv)
 {
-    struct moire_config config = { 0 };
-    struct moire_mesh mesh;
-    char *path = NULL;
-    moire_status status = moire_cli_load_trained(argc, argv, &config, &path);
-    if (status == MOIRE_OK) status = moire_mesh_create(&config, &mesh);
-    if (status == MOIRE_OK) {
-        status = generate(&config, &mesh, path);
-        moire_mesh_free(&mesh);
-    }
-    moire_release(path);
-    moire_config_free(&config);
-    return status;
+    return moire_cli_with_trained(argc, argv, generate);
 }
 
 const struct moire_command moire_command_generate = {

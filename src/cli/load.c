@@ -222,7 +222,7 @@ static moire_status load_trained(int argc, char **argv, struct moire_config *con
     return moire_copy_text(config->checkpoint_resume, path);
 }
 
-moire_status moire_cli_load_trained(int argc, char **argv, struct moire_config *config, char **path)
+static moire_status load_trained_all(int argc, char **argv, struct moire_config *config, char **path)
 {
     struct moire_communicator world;
     char *own = NULL;
@@ -237,5 +237,21 @@ moire_status moire_cli_load_trained(int argc, char **argv, struct moire_config *
     if (status == MOIRE_OK) moire_blas_warn();
     moire_release(own);
     moire_communicator_free(&world);
+    return status;
+}
+
+moire_status moire_cli_with_trained(int argc, char **argv, moire_cli_trained_work *work)
+{
+    struct moire_config config = { 0 };
+    struct moire_mesh mesh;
+    char *path = NULL;
+    moire_status status = load_trained_all(argc, argv, &config, &path);
+    if (status == MOIRE_OK) status = moire_mesh_create(&config, &mesh);
+    if (status == MOIRE_OK) {
+        status = work(&config, &mesh, path);
+        moire_mesh_free(&mesh);
+    }
+    moire_release(path);
+    moire_config_free(&config);
     return status;
 }

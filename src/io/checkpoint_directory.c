@@ -233,15 +233,19 @@ moire_status moire_checkpoint_latest(const char *directory, char **path)
     char *link, *target = NULL, *found = NULL;
     MOIRE_TRY(join(directory, latest_name, &link));
     moire_status status = read_link(link, &target);
-    if (status != MOIRE_OK || !target) goto release_link;
-    status = target[0] == '/' ? moire_copy_text(target, &found) : join(directory, target, &found);
-    if (status != MOIRE_OK || moire_file_exists(found)) goto release_link;
-    moire_release(found);
-    found = NULL;
-    status = newest_complete(directory, &found);
-    if (status == MOIRE_OK)
+    if (status != MOIRE_OK) goto release_link;
+    if (target) {
+        status = target[0] == '/' ? moire_copy_text(target, &found) : join(directory, target, &found);
+        if (status != MOIRE_OK || moire_file_exists(found)) goto release_link;
+        moire_release(found);
+        found = NULL;
+    }
+    if (moire_file_exists(directory)) status = newest_complete(directory, &found);
+    if (status == MOIRE_OK && target)
         moire_warn("%s points to %s, which is missing; going on with %s", link, target,
                    found ? found : "nothing");
+    if (status == MOIRE_OK && !target && found) /* a kill came between the first file and its link */
+        moire_warn("%s is missing; going on with %s", link, found);
 release_link:
     moire_release(target);
     moire_release(link);

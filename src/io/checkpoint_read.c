@@ -118,7 +118,7 @@ static moire_status check_unexpected(const struct reading *reading, const struct
         const struct moire_catalogue_entry *entry = &catalogue->entries[i];
         if (!moire_tensors_find(reading->tensors, entry->name))
             return moire_fail(MOIRE_BAD_DATA,
-                              "%s has an unexpected tensor %s/%s; try the configuration that it was "
+                              "%s is of another model; found the tensor %s/%s, expected none of that name; try the configuration that it was "
                               "written with (moire inspect %s)",
                               reading->path, entry->group, entry->name, reading->path);
     }

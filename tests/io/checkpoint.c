@@ -289,6 +289,9 @@ static void a_dangling_latest_falls_back(void)
     expect(path == NULL);
     fixture_open(standard, &fixture);
     for (int64_t step = 1; step <= 3; step++) write_step(&fixture, step, MOIRE_ALL);
+    on_root(expect(rename(in_folder(folder, "latest"), in_folder(folder, "aside")) == 0);
+            expect_latest_warns("latest is missing; going on with", in_folder(folder, "step-00000003.h5"));
+            expect(rename(in_folder(folder, "aside"), in_folder(folder, "latest")) == 0));
     on_root(expect(unlink(in_folder(folder, "step-00000003.h5")) == 0);
             expect_latest_warns("step-00000003.h5, which is missing", in_folder(folder, "step-00000002.h5")));
     on_root(copy_file(in_folder(folder, "step-00000001.h5"), in_folder(folder, "step-00000002.h5"), 5000);

@@ -38,9 +38,11 @@ moire_status moire_cli_load(int argc, char **argv, bool file_needed, struct moir
 moire_status moire_cli_load_all(int argc, char **argv, bool file_needed, struct moire_config *config);
 /* For commands that work on a trained model: the operand is a configuration (the newest checkpoint of its
  * run.dir, or checkpoint.resume), a checkpoint, or a run directory. Loads the configuration (of the
- * checkpoint where no .ini is given) and finds the checkpoint's path, the same on all ranks; the caller
- * releases *path. Collective over the world. */
-moire_status moire_cli_load_trained(int argc, char **argv, struct moire_config *config, char **path);
+ * checkpoint where no .ini is given), finds the checkpoint's path, the same on all ranks, makes the mesh and
+ * calls `work`. Collective over the world. */
+typedef moire_status moire_cli_trained_work(const struct moire_config *config, const struct moire_mesh *mesh,
+                                            const char *path);
+moire_status moire_cli_with_trained(int argc, char **argv, moire_cli_trained_work *work);
 /* Whether a path is of a checkpoint, also of one so damaged that only the ending of its name says so. */
 bool moire_cli_is_checkpoint(const char *path);
 /* Checks of names and combinations that the parameter table cannot make: router, back end, source, schedule,

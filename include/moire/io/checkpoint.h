@@ -61,8 +61,8 @@ moire_status moire_checkpoint_verify(const char *path);
 /* Attributes, then one line a tensor (name, shape, element, bytes, checksum state when `verify`), on standard
  * output. Not collective. */
 moire_status moire_checkpoint_print(const char *path, bool verify);
-/* DIRECTORY/latest resolved, or *path = NULL when there is none; the caller releases *path. A dangling link
- * falls back to the newest complete file, with a warning. Not collective. */
+/* DIRECTORY/latest resolved, or *path = NULL when there is none; the caller releases *path. Where the
+ * link dangles, or is missing beside complete files, the newest of them is taken, with a warning. Not collective. */
 moire_status moire_checkpoint_latest(const char *directory, char **path);
 /* Whether the file is HDF5 with our attributes. */
 bool moire_checkpoint_is(const char *path);
