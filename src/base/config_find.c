@@ -29,8 +29,8 @@ static const char *nearest_of_section(const char *section, const char *key)
     return NULL;
 }
 
-/* What may have been meant by section.key, or NULL. A key of the section that is spelled alike comes before one that
- * stands in another section, that before one that is spelled alike there. */
+/* What may have been meant by section.key, or NULL. A key of the section that is spelled alike comes before
+ * one that stands in another section, that before one that is spelled alike there. */
 static const char *guess(const char *section, const char *key)
 {
     const char *sections[256] = { NULL };
@@ -63,11 +63,11 @@ static moire_status fail_far(const char *name, const char *section, const char *
     for (int i = 0; i < count && !of_section && status == MOIRE_OK; i++)
         status = moire_text_add(&known, "%s%s", i ? ", " : "", sections[i]);
     if (status == MOIRE_OK && of_section)
-        status = moire_fail(MOIRE_USAGE, "unknown key %s%s; keys of %s: %s", name, place, section,
-                            known.data);
+        status =
+            moire_fail(MOIRE_USAGE, "unknown key %s%s; keys of %s: %s", name, place, section, known.data);
     else if (status == MOIRE_OK)
-        status = moire_fail(MOIRE_USAGE, "unknown section in the key %s%s; sections: %s", name, place,
-                            known.data);
+        status =
+            moire_fail(MOIRE_USAGE, "unknown section in the key %s%s; sections: %s", name, place, known.data);
     moire_text_free(&known);
     return status;
 }
@@ -94,7 +94,8 @@ static moire_status fail_layers(const char *layers, const char *cause, int64_t l
 {
     return moire_fail(MOIRE_USAGE,
                       "bad value of moe.layers; found '%s': %s, expected all, none, every:N, or a list of "
-                      "layers from 0 to %" PRId64 " such as 0,2-3", layers, cause, last);
+                      "layers from 0 to %" PRId64 " such as 0,2-3",
+                      layers, cause, last);
 }
 
 /* A number without sign or suffix; moves *text behind it. */
@@ -112,7 +113,7 @@ static bool read_number(const char **text, int64_t *number)
 static moire_status read_layer_list(const char *layers, int64_t count, bool *is_moe)
 {
     char cause[128];
-    for (const char *part = layers; ; part++) {
+    for (const char *part = layers;; part++) {
         int64_t first, last;
         const char *start = part += strspn(part, " ");
         size_t part_letters = strcspn(start, ",");

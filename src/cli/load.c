@@ -49,10 +49,11 @@ static moire_status check_file(const char *file)
     struct stat found;
     if (stat(file, &found) != 0) return MOIRE_OK; /* reading it says why */
     if (S_ISDIR(found.st_mode))
-        return moire_fail(MOIRE_USAGE,
-                          "%s is no configuration; found a directory, expected FILE.ini; a run goes on when it "
-                          "is started with its FILE.ini again",
-                          file);
+        return moire_fail(
+            MOIRE_USAGE,
+            "%s is no configuration; found a directory, expected FILE.ini; a run goes on when it "
+            "is started with its FILE.ini again",
+            file);
     if (!S_ISREG(found.st_mode) || found.st_size > 0) return MOIRE_OK;
     return moire_fail(MOIRE_USAGE,
                       "%s is empty; found 0 bytes, expected [section] and key = value; "

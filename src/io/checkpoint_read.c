@@ -12,11 +12,11 @@
 
 /* What all ranks need to know of the file, [group_count * tensors->count], by group, then tensor. */
 struct index {
-    int64_t *offsets;           /* owned */
-    uint64_t *checksums;        /* owned; of each tensor in turn: one, or E */
+    int64_t *offsets;    /* owned */
+    uint64_t *checksums; /* owned; of each tensor in turn: one, or E */
     int64_t count, checksum_count;
     struct moire_checkpoint_state state;
-    int64_t config_bytes;       /* with the zero */
+    int64_t config_bytes; /* with the zero */
 };
 
 /* What is read, and into what. */
@@ -118,7 +118,8 @@ static moire_status check_unexpected(const struct reading *reading, const struct
         const struct moire_catalogue_entry *entry = &catalogue->entries[i];
         if (!moire_tensors_find(reading->tensors, entry->name))
             return moire_fail(MOIRE_BAD_DATA,
-                              "%s is of another model; found the tensor %s/%s, expected none of that name; try the configuration that it was "
+                              "%s is of another model; found the tensor %s/%s, expected none of that name; "
+                              "try the configuration that it was "
                               "written with (moire inspect %s)",
                               reading->path, entry->group, entry->name, reading->path);
     }

@@ -1,4 +1,5 @@
-/* What a configuration means: checks, the table of tensors, and counts. Needs no memory for the model itself. */
+/* What a configuration means: checks, the table of tensors, and counts. Needs no memory for the model itself.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,12 +35,14 @@ static moire_status add(const struct table *table, const char *name, int64_t row
     return moire_tensors_add(table->tensors, &tensor, index ? index : &unused);
 }
 
-static moire_status add_matrix(const struct table *table, const char *name, int64_t rows, int64_t columns, double deviation, int *index)
+static moire_status add_matrix(const struct table *table, const char *name, int64_t rows, int64_t columns,
+                               double deviation, int *index)
 {
     return add(table, name, rows, columns, MOIRE_INIT_NORMAL, deviation, index);
 }
 
-static moire_status add_bias(const struct table *table, const char *name, int64_t elements, bool wanted, int *index)
+static moire_status add_bias(const struct table *table, const char *name, int64_t elements, bool wanted,
+                             int *index)
 {
     return wanted ? add(table, name, elements, 0, MOIRE_INIT_ZERO, 0, index) : MOIRE_OK;
 }
@@ -71,7 +74,8 @@ static moire_status add_dense(const struct table *table, struct moire_block *blo
     }
     MOIRE_TRY(add_matrix(table, "feed_forward.up.weight", hidden, dim, deviation, &block->up));
     MOIRE_TRY(add_bias(table, "feed_forward.up.bias", hidden, bias, &block->up_bias));
-    MOIRE_TRY(add_matrix(table, "feed_forward.down.weight", dim, hidden, residual_deviation(config), &block->down));
+    MOIRE_TRY(
+        add_matrix(table, "feed_forward.down.weight", dim, hidden, residual_deviation(config), &block->down));
     return add_bias(table, "feed_forward.down.bias", dim, bias, &block->down_bias);
 }
 
@@ -80,7 +84,8 @@ static void clear_block(struct moire_block *block, int layer, bool is_moe)
     memset(block, 0, sizeof *block);
     block->layer = layer;
     block->is_moe = is_moe;
-    block->attention_norm_bias = block->qkv_bias = block->attention_output_bias = block->feed_forward_norm_bias = -1;
+    block->attention_norm_bias = block->qkv_bias = block->attention_output_bias =
+        block->feed_forward_norm_bias = -1;
     block->gate = block->gate_bias = block->up = block->up_bias = block->down = block->down_bias = -1;
 }
 
@@ -90,17 +95,21 @@ static moire_status add_block(const struct table *table, struct moire_block *blo
     int64_t dim = config->model_dim, head_dim = dim / config->model_heads;
     int64_t qkv_width = (config->model_heads + 2 * moire_kv_heads(config)) * head_dim;
     MOIRE_TRY(add_norm(table, "attention_norm", &block->attention_norm, &block->attention_norm_bias));
-    MOIRE_TRY(add_matrix(table, "attention.qkv.weight", qkv_width, dim, 1.0 / INITIAL_SCALE_DENOMINATOR, &block->qkv));
+    MOIRE_TRY(add_matrix(table, "attention.qkv.weight", qkv_width, dim, 1.0 / INITIAL_SCALE_DENOMINATOR,
+                         &block->qkv));
     MOIRE_TRY(add_bias(table, "attention.qkv.bias", qkv_width, config->model_bias, &block->qkv_bias));
-    MOIRE_TRY(add_matrix(table, "attention.output.weight", dim, dim, residual_deviation(config), &block->attention_output));
-    MOIRE_TRY(add_bias(table, "attention.output.bias", dim, config->model_bias, &block->attention_output_bias));
-    MOIRE_TRY(add_norm(table, "feed_forward_norm", &block->feed_forward_norm, &block->feed_forward_norm_bias));
+    MOIRE_TRY(add_matrix(table, "attention.output.weight", dim, dim, residual_deviation(config),
+                         &block->attention_output));
+    MOIRE_TRY(
+        add_bias(table, "attention.output.bias", dim, config->model_bias, &block->attention_output_bias));
+    MOIRE_TRY(
+        add_norm(table, "feed_forward_norm", &block->feed_forward_norm, &block->feed_forward_norm_bias));
     if (!block->is_moe) return add_dense(table, block);
     return moire_moe_describe(config, block->layer, table->tensors, &block->moe);
 }
 
-moire_status moire_model_add_tensors(const struct moire_config *config, const bool *is_moe, struct moire_tensors *tensors,
-                                     struct moire_model *model)
+moire_status moire_model_add_tensors(const struct moire_config *config, const bool *is_moe,
+                                     struct moire_tensors *tensors, struct moire_model *model)
 {
     struct table table = { config, tensors, NO_LAYER };
     struct moire_model unused_model = { 0 };
@@ -109,9 +118,11 @@ moire_status moire_model_add_tensors(const struct moire_config *config, const bo
     double deviation = 1.0 / INITIAL_SCALE_DENOMINATOR;
     model->positions = model->final_norm_bias = -1;
     model->moe_layers = 0;
-    MOIRE_TRY(add_matrix(&table, "embedding", config->model_vocabulary, config->model_dim, deviation, &model->embedding));
+    MOIRE_TRY(add_matrix(&table, "embedding", config->model_vocabulary, config->model_dim, deviation,
+                         &model->embedding));
     if (config->model_position == MOIRE_POSITION_LEARNED)
-        MOIRE_TRY(add_matrix(&table, "positions", config->model_sequence, config->model_dim, deviation / 2, &model->positions));
+        MOIRE_TRY(add_matrix(&table, "positions", config->model_sequence, config->model_dim, deviation / 2,
+                             &model->positions));
     for (int layer = 0; layer < config->model_layers; layer++) {
         struct moire_block *block = model->blocks ? &model->blocks[layer] : &unused_block;
         clear_block(block, layer, is_moe[layer]);
@@ -125,7 +136,8 @@ moire_status moire_model_add_tensors(const struct moire_config *config, const bo
     MOIRE_TRY(add_norm(&table, "final_norm", &model->final_norm, &model->final_norm_bias));
     model->head = model->embedding;
     if (!config->model_tie_embeddings)
-        MOIRE_TRY(add_matrix(&table, "head", config->model_vocabulary, config->model_dim, deviation, &model->head));
+        MOIRE_TRY(
+            add_matrix(&table, "head", config->model_vocabulary, config->model_dim, deviation, &model->head));
     return MOIRE_OK;
 }
 
@@ -133,19 +145,26 @@ moire_status moire_model_check(const struct moire_config *config)
 {
     int64_t dim = config->model_dim, heads = config->model_heads, kv_heads = moire_kv_heads(config);
     if (dim % heads != 0)
-        return moire_fail(MOIRE_USAGE, "model.heads must divide model.dim; found %lld heads and dim %lld; try another number of heads",
-                          (long long)heads, (long long)dim);
+        return moire_fail(
+            MOIRE_USAGE,
+            "model.heads must divide model.dim; found %lld heads and dim %lld; try another number of heads",
+            (long long)heads, (long long)dim);
     if (heads % kv_heads != 0)
-        return moire_fail(MOIRE_USAGE, "model.kv_heads must divide model.heads; found %lld and %lld; try model.kv_heads = auto",
-                          (long long)kv_heads, (long long)heads);
+        return moire_fail(
+            MOIRE_USAGE,
+            "model.kv_heads must divide model.heads; found %lld and %lld; try model.kv_heads = auto",
+            (long long)kv_heads, (long long)heads);
     if (config->model_position == MOIRE_POSITION_ROTARY && (dim / heads) % 2 != 0)
-        return moire_fail(MOIRE_USAGE, "rotary positions need an even head width; found dim / heads = %lld; try another number of heads",
-                          (long long)(dim / heads));
+        return moire_fail(
+            MOIRE_USAGE,
+            "rotary positions need an even head width; found dim / heads = %lld; try another number of heads",
+            (long long)(dim / heads));
     bool *is_moe;
     bool any = false;
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, config->model_layers, sizeof *is_moe, &is_moe));
     moire_status status = moire_config_moe_layers(config, is_moe);
-    for (int64_t layer = 0; status == MOIRE_OK && layer < config->model_layers; layer++) any = any || is_moe[layer];
+    for (int64_t layer = 0; status == MOIRE_OK && layer < config->model_layers; layer++)
+        any = any || is_moe[layer];
     moire_release(is_moe);
     if (status == MOIRE_OK && any) status = moire_moe_check(config);
     return status;
@@ -190,11 +209,13 @@ moire_status moire_model_count(const struct moire_config *config, struct moire_m
         bool by_expert = tensor->sharding == MOIRE_BY_EXPERT;
         sum.parameters += elements;
         sum.expert_parameters += by_expert ? elements : 0;
-        sum.active_parameters += by_expert ? config->moe_top_k * moire_tensor_expert_elements(tensor) : elements;
+        sum.active_parameters +=
+            by_expert ? config->moe_top_k * moire_tensor_expert_elements(tensor) : elements;
         sum.matrix_parameters += matrix_elements(config, tensor);
     }
     moire_tensors_free(&tensors);
-    sum.training_flops_per_token = 6.0 * (double)sum.matrix_parameters +
+    sum.training_flops_per_token =
+        6.0 * (double)sum.matrix_parameters +
         12.0 * (double)config->model_layers * (double)config->model_dim * (double)config->model_sequence / 2;
     *counts = sum;
     return MOIRE_OK;

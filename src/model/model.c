@@ -3,11 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "model/private.h"
 #include "moire/compute/linear.h"
 #include "moire/compute/norm.h"
 #include "moire/compute/vector.h"
 #include "moire/observe/phases.h"
-#include "model/private.h"
 
 /* The head works through the rows in pieces whose logits stay below this, so that [T, V] never exists. */
 enum { HEAD_LOGITS = 4 << 20, HEAD_ROWS_MINIMUM = 16 };
@@ -84,7 +84,8 @@ static void take_activations(struct moire_model *model)
 {
     int64_t tokens = model->sequences * model->sequence;
     int64_t width = (model->heads + 2 * model->kv_heads) * model->head_dim;
-    struct moire_attention_shape shape = { model->sequences, model->sequence, model->heads, model->kv_heads, model->head_dim };
+    struct moire_attention_shape shape = { model->sequences, model->sequence, model->heads, model->kv_heads,
+                                           model->head_dim };
     bool any_dense = model->moe_layers < model->layers;
     take_blocks(model, tokens);
     model->output = take(model, tokens, model->dim);
@@ -98,7 +99,8 @@ static void take_activations(struct moire_model *model)
     model->losses = moire_arena_take(&model->activations, tokens, sizeof(double));
     if (!model->training) return;
     model->order = moire_arena_take(&model->activations, tokens, sizeof(int32_t));
-    model->stream_gradient = model->moe_layers ? model->feed_forward_gradient.data : take(model, tokens, model->dim);
+    model->stream_gradient =
+        model->moe_layers ? model->feed_forward_gradient.data : take(model, tokens, model->dim);
     model->rows_gradient = take(model, tokens, model->dim);
     model->qkv_gradient = take(model, tokens, width);
     model->hidden_gradient = any_dense ? take(model, tokens, model->hidden_size) : NULL;
@@ -118,8 +120,10 @@ static moire_status create_arenas(struct moire_model *model)
 {
     int64_t elements = moire_tensors_elements(&model->tensors);
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_PARAMETERS, elements, sizeof(real), &model->parameters));
-    if (model->training) MOIRE_TRY(moire_allocate(MOIRE_MEMORY_GRADIENTS, elements, sizeof(real), &model->gradients));
-    moire_tensors_initialise(&model->tensors, (uint64_t)model->config.run_seed, MOIRE_REAL_ELEMENT, model->parameters);
+    if (model->training)
+        MOIRE_TRY(moire_allocate(MOIRE_MEMORY_GRADIENTS, elements, sizeof(real), &model->gradients));
+    moire_tensors_initialise(&model->tensors, (uint64_t)model->config.run_seed, MOIRE_REAL_ELEMENT,
+                             model->parameters);
     return MOIRE_OK;
 }
 
@@ -144,7 +148,8 @@ static moire_status layout_table(struct moire_model *model)
         first = model->moe.placement.rank_begin[model->mesh->expert.rank];
         count = moire_placement_local(&model->moe.placement, model->mesh->expert.rank);
     }
-    return moire_tensors_layout(&model->tensors, count ? &model->moe.placement.instance_expert[first] : NULL, count);
+    return moire_tensors_layout(&model->tensors, count ? &model->moe.placement.instance_expert[first] : NULL,
+                                count);
 }
 
 /* The parts whose set-up is collective: exchange, and buffers that belong to it. */
@@ -152,11 +157,14 @@ static moire_status create_moe(struct moire_model *model)
 {
     int64_t tokens = model->sequences * model->sequence;
     MOIRE_TRY(moire_moe_create(&model->config, model->mesh, tokens, &model->moe));
-    MOIRE_TRY(moire_rows_create(model->moe.exchange, MOIRE_MEMORY_ACTIVATIONS, model->dim, tokens, &model->feed_forward_output));
+    MOIRE_TRY(moire_rows_create(model->moe.exchange, MOIRE_MEMORY_ACTIVATIONS, model->dim, tokens,
+                                &model->feed_forward_output));
     if (model->training)
-        MOIRE_TRY(moire_rows_create(model->moe.exchange, MOIRE_MEMORY_ACTIVATIONS, model->dim, tokens, &model->feed_forward_gradient));
+        MOIRE_TRY(moire_rows_create(model->moe.exchange, MOIRE_MEMORY_ACTIVATIONS, model->dim, tokens,
+                                    &model->feed_forward_gradient));
     for (int64_t layer = 0; layer < model->layers; layer++)
-        if (model->blocks[layer].is_moe) MOIRE_TRY(moire_moe_layer_create(&model->moe, &model->blocks[layer].moe));
+        if (model->blocks[layer].is_moe)
+            MOIRE_TRY(moire_moe_layer_create(&model->moe, &model->blocks[layer].moe));
     return MOIRE_OK;
 }
 
@@ -177,8 +185,8 @@ static void set_sizes(struct moire_model *model)
     if (model->head_rows > tokens) model->head_rows = tokens;
 }
 
-moire_status moire_model_create(const struct moire_config *config, const struct moire_mesh *mesh, int64_t sequences, bool training,
-                                struct moire_model *model)
+moire_status moire_model_create(const struct moire_config *config, const struct moire_mesh *mesh,
+                                int64_t sequences, bool training, struct moire_model *model)
 {
     memset(model, 0, sizeof *model);
     model->mesh = mesh;
@@ -192,7 +200,9 @@ moire_status moire_model_create(const struct moire_config *config, const struct 
     }
     status = moire_agree(&mesh->world, status);
     if (status != MOIRE_OK) goto free_model;
-    if (model->moe_layers) status = moire_agree(&mesh->world, create_moe(model)); /* it is agreed on in each expert group alone */
+    if (model->moe_layers)
+        status =
+            moire_agree(&mesh->world, create_moe(model)); /* it is agreed on in each expert group alone */
     if (status != MOIRE_OK) goto free_model;
     status = layout_table(model);
     if (status == MOIRE_OK) status = create_arenas(model);
@@ -249,24 +259,27 @@ static void split_tokens(struct moire_model *model, const struct moire_batch *ba
 static void embedding_forward(struct moire_model *model, int64_t tokens)
 {
     moire_phase_begin(MOIRE_PHASE_EMBEDDING);
-    moire_embedding_forward(tokens, model->sequence, model->dim, model->inputs, parameter(model, model->embedding),
-                            parameter(model, model->positions), 0, model->layers ? model->blocks[0].input : model->output);
+    moire_embedding_forward(tokens, model->sequence, model->dim, model->inputs,
+                            parameter(model, model->embedding), parameter(model, model->positions), 0,
+                            model->layers ? model->blocks[0].input : model->output);
     moire_phase_end(MOIRE_PHASE_EMBEDDING);
 }
 
 static void embedding_backward(struct moire_model *model, int64_t tokens)
 {
     moire_phase_begin(MOIRE_PHASE_EMBEDDING);
-    moire_embedding_backward(tokens, model->sequence, model->dim, model->vocabulary, model->inputs, model->stream_gradient,
-                             gradient(model, model->embedding), gradient(model, model->positions), model->order);
+    moire_embedding_backward(tokens, model->sequence, model->dim, model->vocabulary, model->inputs,
+                             model->stream_gradient, gradient(model, model->embedding),
+                             gradient(model, model->positions), model->order);
     moire_phase_end(MOIRE_PHASE_EMBEDDING);
 }
 
 static void final_norm_forward(struct moire_model *model, int64_t tokens)
 {
     moire_phase_begin(MOIRE_PHASE_NORM);
-    moire_norm_forward(tokens, model->dim, model->config.model_norm_epsilon, model->output, parameter(model, model->final_norm),
-                       parameter(model, model->final_norm_bias), model->final_rows, model->final_saved);
+    moire_norm_forward(tokens, model->dim, model->config.model_norm_epsilon, model->output,
+                       parameter(model, model->final_norm), parameter(model, model->final_norm_bias),
+                       model->final_rows, model->final_saved);
     moire_phase_end(MOIRE_PHASE_NORM);
 }
 
@@ -274,13 +287,14 @@ static void final_norm_backward(struct moire_model *model, int64_t tokens)
 {
     moire_phase_begin(MOIRE_PHASE_NORM);
     moire_fill(tokens * model->dim, 0, model->stream_gradient);
-    moire_norm_backward(tokens, model->dim, model->output, parameter(model, model->final_norm), model->final_saved, model->rows_gradient,
-                        model->stream_gradient, gradient(model, model->final_norm), gradient(model, model->final_norm_bias));
+    moire_norm_backward(tokens, model->dim, model->output, parameter(model, model->final_norm),
+                        model->final_saved, model->rows_gradient, model->stream_gradient,
+                        gradient(model, model->final_norm), gradient(model, model->final_norm_bias));
     moire_phase_end(MOIRE_PHASE_NORM);
 }
 
-/* Projection and loss, piece by piece; with `backward` the gradient of the rows (rows_gradient) and of the head in the
- * same sweep, so that logits are computed once. */
+/* Projection and loss, piece by piece; with `backward` the gradient of the rows (rows_gradient) and of the
+ * head in the same sweep, so that logits are computed once. */
 static void head(struct moire_model *model, int64_t tokens, bool backward, real scale)
 {
     int64_t dim = model->dim, vocabulary = model->vocabulary;
@@ -290,15 +304,19 @@ static void head(struct moire_model *model, int64_t tokens, bool backward, real 
         int64_t rows = tokens - first < model->head_rows ? tokens - first : model->head_rows;
         const real *input = model->final_rows + first * dim;
         moire_linear_forward(rows, dim, vocabulary, input, weight, NULL, model->logits);
-        moire_cross_entropy(rows, vocabulary, model->targets + first, scale, backward, model->logits, model->losses + first);
+        moire_cross_entropy(rows, vocabulary, model->targets + first, scale, backward, model->logits,
+                            model->losses + first);
         if (!backward) continue;
-        moire_linear_backward_input(rows, dim, vocabulary, model->logits, weight, false, model->rows_gradient + first * dim);
-        moire_linear_backward_weight(rows, dim, vocabulary, input, model->logits, gradient(model, model->head), NULL);
+        moire_linear_backward_input(rows, dim, vocabulary, model->logits, weight, false,
+                                    model->rows_gradient + first * dim);
+        moire_linear_backward_weight(rows, dim, vocabulary, input, model->logits,
+                                     gradient(model, model->head), NULL);
     }
     moire_phase_end(MOIRE_PHASE_HEAD);
 }
 
-static moire_status forward(struct moire_model *model, const struct moire_micro_batch *batch, bool backward, real scale)
+static moire_status forward(struct moire_model *model, const struct moire_micro_batch *batch, bool backward,
+                            real scale)
 {
     moire_phase_begin(MOIRE_PHASE_FORWARD);
     embedding_forward(model, batch->tokens);
@@ -317,14 +335,16 @@ static moire_status backward(struct moire_model *model, const struct moire_micro
 {
     moire_phase_begin(MOIRE_PHASE_BACKWARD);
     final_norm_backward(model, batch->tokens);
-    for (int64_t layer = model->layers - 1; layer >= 0; layer--) MOIRE_TRY(moire_block_backward(model, &model->blocks[layer], batch));
+    for (int64_t layer = model->layers - 1; layer >= 0; layer--)
+        MOIRE_TRY(moire_block_backward(model, &model->blocks[layer], batch));
     moire_where.layer = -1;
     embedding_backward(model, batch->tokens);
     moire_phase_end(MOIRE_PHASE_BACKWARD);
     return MOIRE_OK;
 }
 
-static void add_losses(const struct moire_model *model, const struct moire_micro_batch *batch, struct moire_losses *losses)
+static void add_losses(const struct moire_model *model, const struct moire_micro_batch *batch,
+                       struct moire_losses *losses)
 {
     struct moire_losses sum = { 0 };
     for (int64_t token = 0; token < batch->tokens; token++) sum.cross_entropy += model->losses[token];
@@ -338,7 +358,8 @@ static void add_losses(const struct moire_model *model, const struct moire_micro
     *losses = sum;
 }
 
-moire_status moire_model_loss(struct moire_model *model, const struct moire_batch *batch, bool with_backward, struct moire_losses *losses)
+moire_status moire_model_loss(struct moire_model *model, const struct moire_batch *batch, bool with_backward,
+                              struct moire_losses *losses)
 {
     int64_t length = model->sequence;
     struct moire_micro_batch micro = {
@@ -353,7 +374,8 @@ moire_status moire_model_loss(struct moire_model *model, const struct moire_batc
     moire_assert(batch->sequences <= model->sequences && (model->training || !with_backward));
     model->last_tokens = micro.tokens;
     split_tokens(model, batch);
-    MOIRE_TRY(forward(model, &micro, with_backward, (real)(1.0 / ((double)batch->step_sequences * (double)length))));
+    MOIRE_TRY(forward(model, &micro, with_backward,
+                      (real)(1.0 / ((double)batch->step_sequences * (double)length))));
     if (with_backward) MOIRE_TRY(backward(model, &micro));
     add_losses(model, &micro, losses);
     return MOIRE_OK;
@@ -361,7 +383,8 @@ moire_status moire_model_loss(struct moire_model *model, const struct moire_batc
 
 void moire_model_freeze(struct moire_model *model, bool frozen)
 {
-    for (int64_t layer = 0; layer < model->layers; layer++) model->blocks[layer].moe.selection.frozen = frozen;
+    for (int64_t layer = 0; layer < model->layers; layer++)
+        model->blocks[layer].moe.selection.frozen = frozen;
 }
 
 void moire_model_load(const struct moire_model *model, double *load)
@@ -369,7 +392,9 @@ void moire_model_load(const struct moire_model *model, double *load)
     int64_t experts = model->config.moe_experts;
     for (int64_t layer = 0; layer < model->layers; layer++) {
         const struct moire_block *block = &model->blocks[layer];
-        if (block->is_moe) memcpy(load + block->moe.moe_layer * experts, block->moe.balance.load, sizeof(double) * (size_t)experts);
+        if (block->is_moe)
+            memcpy(load + block->moe.moe_layer * experts, block->moe.balance.load,
+                   sizeof(double) * (size_t)experts);
     }
 }
 
@@ -391,11 +416,13 @@ static bool place_is_bad(const struct place *places, size_t count, int64_t token
     return false;
 }
 
-static bool block_is_bad(const struct moire_model *model, const struct moire_block *block, int64_t tokens, const char **name)
+static bool block_is_bad(const struct moire_model *model, const struct moire_block *block, int64_t tokens,
+                         const char **name)
 {
     const struct place places[] = {
         { "input", block->input, model->dim },
-        { "query, key and value rows", block->qkv_rows, (model->heads + 2 * model->kv_heads) * model->head_dim },
+        { "query, key and value rows", block->qkv_rows,
+          (model->heads + 2 * model->kv_heads) * model->head_dim },
         { "attention rows", block->attention_rows, model->dim },
         { "attention output", block->middle, model->dim },
         { "feed-forward input", block->feed_forward_input, model->dim },
@@ -405,8 +432,10 @@ static bool block_is_bad(const struct moire_model *model, const struct moire_blo
     return place_is_bad(places, sizeof places / sizeof *places, tokens, name);
 }
 
-/* The first bad tensor of an arena: in the order of the table, or from its end for gradients, which is how backward goes. */
-static bool arena_is_bad(const struct moire_model *model, const real *arena, const char *kind, char *where, size_t where_bytes, int *layer)
+/* The first bad tensor of an arena: in the order of the table, or from its end for gradients, which is how
+ * backward goes. */
+static bool arena_is_bad(const struct moire_model *model, const real *arena, const char *kind, char *where,
+                         size_t where_bytes, int *layer)
 {
     bool from_end = arena == model->gradients;
     for (int i = 0; arena && i < model->tensors.count; i++) {

@@ -16,18 +16,23 @@ static inline real *moire_tensor_data(const struct moire_tensors *tensors, real 
     return index < 0 ? NULL : arena + tensors->list[index].offset;
 }
 
-/* Adds the tensors of the model to the table and sets the indices of *model and its blocks (both may be NULL). */
-moire_status moire_model_add_tensors(const struct moire_config *config, const bool *is_moe, struct moire_tensors *tensors,
-                                     struct moire_model *model);
+/* Adds the tensors of the model to the table and sets the indices of *model and its blocks (both may be
+ * NULL). */
+moire_status moire_model_add_tensors(const struct moire_config *config, const bool *is_moe,
+                                     struct moire_tensors *tensors, struct moire_model *model);
 
-/* next [T, D] = the block's output; block->input holds its input. Collective over the world for a block with experts. */
-moire_status moire_block_forward(struct moire_model *model, struct moire_block *block, const struct moire_micro_batch *batch, real *next);
+/* next [T, D] = the block's output; block->input holds its input. Collective over the world for a block with
+ * experts. */
+moire_status moire_block_forward(struct moire_model *model, struct moire_block *block,
+                                 const struct moire_micro_batch *batch, real *next);
 /* model->stream_gradient [T, D]: gradient of the block's output on entry, of its input on return. */
-moire_status moire_block_backward(struct moire_model *model, struct moire_block *block, const struct moire_micro_batch *batch);
+moire_status moire_block_backward(struct moire_model *model, struct moire_block *block,
+                                  const struct moire_micro_batch *batch);
 
 /* y [rows, columns] += bias [columns] in every row; bias NULL: nothing. */
 void moire_add_bias(int64_t rows, int64_t columns, const real *bias, real *y);
 /* hidden [T, F] of a dense feed-forward from block->gate_rows and up_rows. */
-void moire_feed_forward_hidden(const struct moire_model *model, int64_t tokens, const real *gate, const real *up, real *hidden);
+void moire_feed_forward_hidden(const struct moire_model *model, int64_t tokens, const real *gate,
+                               const real *up, real *hidden);
 
 #endif

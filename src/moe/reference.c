@@ -106,8 +106,8 @@ static void hidden_row(const struct moire_reference *r, int64_t t, int64_t exper
 }
 
 /* output [D] of one token += weight * down hidden. */
-static void add_output(const struct moire_reference *r, int64_t expert, double weight, const struct work *work,
-                       double *output)
+static void add_output(const struct moire_reference *r, int64_t expert, double weight,
+                       const struct work *work, double *output)
 {
     const double *down = r->down + expert * r->dim * r->hidden;
     for (int64_t d = 0; d < r->dim; d++)

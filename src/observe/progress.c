@@ -14,8 +14,8 @@ enum { WIDTH = 80, SHORTEST_BAR = 4, LINE_BYTES = 256 };
 
 static struct {
     bool started, live;
-    bool stands;                       /* a live line is on the terminal */
-    bool shown;                        /* `last` has been printed */
+    bool stands; /* a live line is on the terminal */
+    bool shown;  /* `last` has been printed */
     int64_t updates;
     struct moire_progress_state first, last;
     double first_seconds, last_seconds, shown_seconds; /* of first, of last, of the last line */
@@ -164,8 +164,9 @@ static void wipe(void)
     progress.shown = false;
 }
 
-/* Whether a person sees the line. mpirun gives its ranks a pseudo terminal whatever its own output is, so where the
- * parent is a launcher its output decides: /proc/PARENT/fd/1 is a link to a terminal or to something else. */
+/* Whether a person sees the line. mpirun gives its ranks a pseudo terminal whatever its own output is, so
+ * where the parent is a launcher its output decides: /proc/PARENT/fd/1 is a link to a terminal or to
+ * something else. */
 static bool on_terminal(void)
 {
     char link[64], target[256] = "";

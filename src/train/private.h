@@ -3,6 +3,7 @@
 #define TRAIN_PRIVATE_H
 
 #include "moire/io/manifest.h"
+#include "moire/observe/clock.h"
 #include "moire/observe/metrics.h"
 #include "moire/train/train.h"
 
@@ -57,6 +58,7 @@ struct moire_run {
     struct moire_routing_file replay; /* what the router replays, or zeros */
     char *checkpoints, *routing;      /* owned: RUN.DIR/checkpoints, RUN.DIR/routing.h5 */
     char *resumed;                    /* owned: the checkpoint that the run went on from, or NULL */
+    struct moire_clock clock; /* offsets of all ranks at the start */
     struct moire_metrics *metrics;    /* rank 0 */
     struct moire_manifest *manifest;  /* rank 0 */
 

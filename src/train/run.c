@@ -1,4 +1,5 @@
 /* What a run holds: made, opened, closed and freed. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -7,6 +8,8 @@
 #include "moire/base/random.h"
 #include "moire/compute/linear.h"
 #include "train/private.h"
+
+enum { CLOCK_ROUNDS = 10 };
 
 /* Before anything collective that depends on the configuration: ranks that disagree could wait for ever. */
 static moire_status check_same_config(const struct moire_config *config)
@@ -108,14 +111,30 @@ static moire_status open_metrics(struct moire_run *run)
     return status;
 }
 
+/* How far the clocks of all ranks lie from rank 0's, for who compares times of several ranks. Rank 0 has them all. */
+static void describe_clocks(const struct moire_clock *clock, int ranks, char *text, size_t bytes)
+{
+    int worst = 0;
+    double uncertainty = 0;
+    for (int rank = 0; rank < ranks; rank++) {
+        if (fabs(clock->offsets[rank]) > fabs(clock->offsets[worst])) worst = rank;
+        uncertainty = fmax(uncertainty, clock->uncertainties[rank]);
+    }
+    snprintf(text, bytes, "largest offset %.3g s (rank %d), known to %.3g s", clock->offsets[worst], worst,
+             uncertainty);
+}
+
 static moire_status start_manifest(struct moire_run *run)
 {
     const bool has_experts = run->model.moe_layers > 0;
+    char clocks[128];
+    describe_clocks(&run->clock, run->mesh.world.size, clocks, sizeof clocks);
     const char *const facts[][2] = {
         { "element", MOIRE_REAL_NAME },
         { "blas", moire_blas_description() },
         { "exchange", has_experts ? moire_exchange_backend(run->model.moe.exchange) : "none" },
         { "resumed_from", run->resumed ? run->resumed : "nothing" },
+        { "clocks", clocks },
     };
     return moire_manifest_start(run->config->run_dir, run->config, &run->mesh, run->step, facts,
                                 sizeof facts / sizeof *facts, &run->manifest);
@@ -133,6 +152,7 @@ moire_status moire_run_open(struct moire_run *run)
 {
     MOIRE_TRY(moire_agree(&run->mesh.world, make_directories(run)));
     MOIRE_TRY(moire_run_resume(run));
+    MOIRE_TRY(moire_clock_synchronise(&run->mesh.world, CLOCK_ROUNDS, &run->clock));
     run->first_step = run->step;
     return moire_agree(&run->mesh.world, open_files(run));
 }
@@ -162,6 +182,7 @@ void moire_run_free(struct moire_run *run)
     moire_step_tokens_free(&run->tokens);
     moire_optimizer_free(&run->optimizer);
     moire_model_free(&run->model);
+    moire_clock_free(&run->clock);
     moire_routing_free(&run->replay);
     moire_data_close(run->data);
     moire_mesh_free(&run->mesh);

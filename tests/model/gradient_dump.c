@@ -1,6 +1,6 @@
-/* The gradients of every combination as doubles in a file, built in float and in double; tests/model/float_double.sh compares them:
- *   gradient_dump FILE            writes
- *   gradient_dump --compare A B   norm-wise by tensor, under 1e-4 */
+/* The gradients of every combination as doubles in a file, built in float and in double;
+ * tests/model/float_double.sh compares them: gradient_dump FILE            writes gradient_dump --compare A B
+ * norm-wise by tensor, under 1e-4 */
 #include <math.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -38,7 +38,8 @@ static void write_combination(int index, FILE *file)
     small_text(&small, text, sizeof text);
     small_tokens(7, tokens);
     if (small_config(&small, &config) || moire_mesh_create(&config, &mesh) ||
-        moire_model_create(&config, &mesh, SMALL_SEQUENCES, true, &model)) fail_now("no model");
+        moire_model_create(&config, &mesh, SMALL_SEQUENCES, true, &model))
+        fail_now("no model");
     small_spread(&model);
     struct moire_batch batch = small_batch(&mesh, tokens);
     if (small_loss(&model, &batch, &loss)) fail_now("no loss");
@@ -55,8 +56,10 @@ static bool compare_tensor(FILE *a, FILE *b, int *bad, double *worst)
     long long count, other_count;
     double difference = 0, norm = 0;
     if (!fgets(name, sizeof name, a)) return false;
-    if (!fgets(other, sizeof other, b) || strcmp(name, other) != 0) fail_now("the files hold different tensors");
-    if (fscanf(a, "%lld\n", &count) != 1 || fscanf(b, "%lld\n", &other_count) != 1 || count != other_count) fail_now("different sizes");
+    if (!fgets(other, sizeof other, b) || strcmp(name, other) != 0)
+        fail_now("the files hold different tensors");
+    if (fscanf(a, "%lld\n", &count) != 1 || fscanf(b, "%lld\n", &other_count) != 1 || count != other_count)
+        fail_now("different sizes");
     for (long long i = 0; i < count; i++) {
         double x, y;
         if (fscanf(a, "%lf\n", &x) != 1 || fscanf(b, "%lf\n", &y) != 1) fail_now("a file ends early");

@@ -1,5 +1,6 @@
-/* Gradients of the whole model against central differences, in double, with the choice of experts frozen: for every combination
- * of gate, expert kind, norm, position and capacity, each tensor along a random direction. Relative error under 1e-6. */
+/* Gradients of the whole model against central differences, in double, with the choice of experts frozen: for
+ * every combination of gate, expert kind, norm, position and capacity, each tensor along a random direction.
+ * Relative error under 1e-6. */
 #include <math.h>
 #include <string.h>
 
@@ -13,19 +14,24 @@ static double direction(const struct moire_model *model, const struct moire_tens
 {
     int64_t each = moire_tensor_expert_elements(tensor);
     int64_t expert = tensor->sharding == MOIRE_BY_EXPERT ? model->tensors.experts[element / each] : 0;
-    return moire_random_normal(test_seed, moire_random_stream(tensor->name), (uint64_t)(expert * each + element % each));
+    return moire_random_normal(test_seed, moire_random_stream(tensor->name),
+                               (uint64_t)(expert * each + element % each));
 }
 
-static void move(struct moire_model *model, const struct moire_tensor *tensor, const real *start, double distance)
+static void move(struct moire_model *model, const struct moire_tensor *tensor, const real *start,
+                 double distance)
 {
     for (int64_t i = 0; i < tensor->elements; i++)
-        model->parameters[tensor->offset + i] = start[tensor->offset + i] + (real)(distance * direction(model, tensor, i));
+        model->parameters[tensor->offset + i] =
+            start[tensor->offset + i] + (real)(distance * direction(model, tensor, i));
 }
 
 /* Fourth-order central difference of the loss along the tensor's direction. */
-static double difference(struct moire_model *model, const struct moire_batch *batch, const struct moire_tensor *tensor, const real *start)
+static double difference(struct moire_model *model, const struct moire_batch *batch,
+                         const struct moire_tensor *tensor, const real *start)
 {
-    /* The whole move, not each element, is 5e-4 long: larger ones leave the range where the fifth derivative is small. */
+    /* The whole move, not each element, is 5e-4 long: larger ones leave the range where the fifth derivative
+     * is small. */
     static const struct {
         double distance, weight;
     } points[] = { { -2, 1 }, { -1, -8 }, { 1, 8 }, { 2, -1 } };
@@ -42,10 +48,12 @@ static double difference(struct moire_model *model, const struct moire_batch *ba
 }
 
 /* <gradient, direction> over all ranks. */
-static double projection(const struct moire_model *model, const struct moire_tensor *tensor, const real *gradients)
+static double projection(const struct moire_model *model, const struct moire_tensor *tensor,
+                         const real *gradients)
 {
     double sum = 0;
-    for (int64_t i = 0; i < tensor->elements; i++) sum += gradients[tensor->offset + i] * direction(model, tensor, i);
+    for (int64_t i = 0; i < tensor->elements; i++)
+        sum += gradients[tensor->offset + i] * direction(model, tensor, i);
     /* Gradients are not yet summed over ranks: each expert's and each dense part is a term of the whole. */
     expect_ok(moire_sum(&model->mesh->world, &sum, 1, MOIRE_FLOAT64));
     return sum;
@@ -68,11 +76,13 @@ static void check_model(struct moire_model *model, const struct moire_mesh *mesh
     moire_model_freeze(model, true);
     for (int i = 0; i < model->tensors.count; i++) {
         const struct moire_tensor *tensor = &model->tensors.list[i];
-        double wanted = difference(model, &batch, tensor, start), found = projection(model, tensor, gradients);
+        double wanted = difference(model, &batch, tensor, start),
+               found = projection(model, tensor, gradients);
         double scale = fmax(fabs(wanted), fabs(found)), error = fabs(wanted - found);
         bool good = error <= 1e-6 * scale + 1e-11;
         if (!good && test_rank == 0)
-            fprintf(stderr, "# %s: %s: gradient %.12g, difference %.12g, relative error %.2g\n", text, tensor->name, found, wanted, error / scale);
+            fprintf(stderr, "# %s: %s: gradient %.12g, difference %.12g, relative error %.2g\n", text,
+                    tensor->name, found, wanted, error / scale);
         expect(good);
     }
     moire_release(start);
@@ -103,7 +113,8 @@ static void check_combination(int index)
 /* One rank tries all combinations; more ranks a few of them, since the layer's own tests cover the rest. */
 static void test_gradients(void)
 {
-    for (int index = 0; index < SMALL_COMBINATIONS; index += test_ranks == 1 ? 1 : 7) check_combination(index);
+    for (int index = 0; index < SMALL_COMBINATIONS; index += test_ranks == 1 ? 1 : 7)
+        check_combination(index);
 }
 
 int main(int argc, char **argv)

@@ -1,4 +1,5 @@
-/* Parameter counts, the decoder against the forward pass, a step without allocation, and errors of a configuration. */
+/* Parameter counts, the decoder against the forward pass, a step without allocation, and errors of a
+ * configuration. */
 #include <math.h>
 #include <string.h>
 
@@ -14,8 +15,9 @@ static void set(struct moire_config *config, const char *name, const char *value
 static void test_mixtral_counts(void)
 {
     static const char *const values[][2] = {
-        { "model.layers", "32" }, { "model.dim", "4096" }, { "model.heads", "32" }, { "model.kv_heads", "8" },
-        { "model.vocabulary", "32000" }, { "moe.experts", "8" }, { "moe.expert_hidden", "14336" }, { "moe.router", "mixtral" },
+        { "model.layers", "32" },         { "model.dim", "4096" },         { "model.heads", "32" },
+        { "model.kv_heads", "8" },        { "model.vocabulary", "32000" }, { "moe.experts", "8" },
+        { "moe.expert_hidden", "14336" }, { "moe.router", "mixtral" },
     };
     struct moire_config config;
     struct moire_model_counts counts = { 0 };
@@ -31,9 +33,12 @@ static void test_mixtral_counts(void)
 static void test_gpt2_counts(void)
 {
     static const char *const values[][2] = {
-        { "model.layers", "12" }, { "model.dim", "768" }, { "model.heads", "12" }, { "model.ffn_hidden", "3072" },
-        { "model.sequence", "1024" }, { "model.vocabulary", "50257" }, { "model.norm", "layer" }, { "model.position", "learned" },
-        { "model.feed_forward", "gelu" }, { "model.bias", "yes" }, { "model.tie_embeddings", "yes" }, { "moe.layers", "none" },
+        { "model.layers", "12" },          { "model.dim", "768" },
+        { "model.heads", "12" },           { "model.ffn_hidden", "3072" },
+        { "model.sequence", "1024" },      { "model.vocabulary", "50257" },
+        { "model.norm", "layer" },         { "model.position", "learned" },
+        { "model.feed_forward", "gelu" },  { "model.bias", "yes" },
+        { "model.tie_embeddings", "yes" }, { "moe.layers", "none" },
     };
     struct moire_config config;
     struct moire_model_counts counts = { 0 };
@@ -51,10 +56,12 @@ static void test_wrong_shapes(void)
     struct moire_model_counts counts;
     expect_ok(moire_config_create(&config));
     set(&config, "model.heads", "7");
-    expect_failure(moire_model_count(&config, &counts), MOIRE_USAGE, "model.heads must divide model.dim; found 7");
+    expect_failure(moire_model_count(&config, &counts), MOIRE_USAGE,
+                   "model.heads must divide model.dim; found 7");
     set(&config, "model.heads", "8");
     set(&config, "model.kv_heads", "3");
-    expect_failure(moire_model_count(&config, &counts), MOIRE_USAGE, "model.kv_heads must divide model.heads");
+    expect_failure(moire_model_count(&config, &counts), MOIRE_USAGE,
+                   "model.kv_heads must divide model.heads");
     set(&config, "model.kv_heads", "auto");
     set(&config, "model.dim", "24");
     expect_failure(moire_model_count(&config, &counts), MOIRE_USAGE, "even head width");
@@ -81,13 +88,19 @@ static void check_decoder(struct moire_model *model)
     bool holds = test_rank == 0;
     small_spread(model);
     small_tokens(test_seed, tokens);
-    struct moire_batch batch = { .sequences = holds, .first_sequence = !holds, .global_sequences = 1, .step_sequences = 1, .tokens = tokens };
+    struct moire_batch batch = { .sequences = holds,
+                                 .first_sequence = !holds,
+                                 .global_sequences = 1,
+                                 .step_sequences = 1,
+                                 .tokens = tokens };
     expect_ok(moire_model_loss(model, &batch, false, &losses));
     expect_ok(moire_decoder_create(model, &decoder));
     for (int position = 0; position < SMALL_SEQUENCE; position++) {
         double wanted = holds ? model->losses[position] : 0;
         expect_ok(moire_decoder_step(&decoder, tokens[position]));
-        if (holds) expect_near(loss_of(decoder.logits, tokens[position + 1]), wanted, sizeof(real) == 8 ? 1e-12 : 1e-4);
+        if (holds)
+            expect_near(loss_of(decoder.logits, tokens[position + 1]), wanted,
+                        sizeof(real) == 8 ? 1e-12 : 1e-4);
     }
     expect_failure(moire_decoder_step(&decoder, 0), MOIRE_FAILED, "decoder is full");
     moire_decoder_free(&decoder);
@@ -100,7 +113,8 @@ static void with_model(const struct small *small, bool training, void (*check)(s
     struct moire_model model;
     expect_ok(small_config(small, &config));
     expect_ok(moire_mesh_create(&config, &mesh));
-    int status = moire_model_create(&config, &mesh, training ? SMALL_SEQUENCES : test_rank == 0, training, &model);
+    int status =
+        moire_model_create(&config, &mesh, training ? SMALL_SEQUENCES : test_rank == 0, training, &model);
     expect_ok(status);
     if (status == MOIRE_OK) {
         check(&model);
@@ -151,7 +165,8 @@ static void check_not_finite(struct moire_model *model)
     struct moire_batch batch = small_batch(model->mesh, tokens);
     expect_ok(small_loss(model, &batch, &loss));
     expect(!moire_model_find_not_finite(model, where, sizeof where, &layer));
-    model->gradients[model->tensors.list[model->embedding].offset] = (real)INFINITY; /* where backward brought it */
+    model->gradients[model->tensors.list[model->embedding].offset] =
+        (real)INFINITY; /* where backward brought it */
     model->gradients[model->tensors.list[model->blocks[1].qkv].offset] = (real)INFINITY;
     expect(moire_model_find_not_finite(model, where, sizeof where, &layer));
     expect(layer == 1 && strcmp(where, "gradient layers.1.attention.qkv.weight") == 0);

@@ -7,7 +7,9 @@
 
 static const struct {
     const char *name, *router, *normalise;
-} gates[SMALL_GATES] = { { "gshard", "softmax", "yes" }, { "switch", "softmax", "no" }, { "mixtral", "mixtral", "yes" } };
+} gates[SMALL_GATES] = { { "gshard", "softmax", "yes" },
+                         { "switch", "softmax", "no" },
+                         { "mixtral", "mixtral", "yes" } };
 
 static const struct {
     const char *name, *bias, *tied, *kv_heads, *layers;
@@ -32,23 +34,35 @@ struct small small_combination(int index)
 
 void small_text(const struct small *small, char *text, size_t bytes)
 {
-    snprintf(text, bytes, "%s %s %s %s %s %s", gates[small->gate].name, small->kind == MOIRE_SWIGLU ? "swiglu" : "gelu",
-             small->norm == MOIRE_NORM_RMS ? "rms" : "layer", small->position == MOIRE_POSITION_ROTARY ? "rotary" : "learned",
+    snprintf(text, bytes, "%s %s %s %s %s %s", gates[small->gate].name,
+             small->kind == MOIRE_SWIGLU ? "swiglu" : "gelu", small->norm == MOIRE_NORM_RMS ? "rms" : "layer",
+             small->position == MOIRE_POSITION_ROTARY ? "rotary" : "learned",
              small->capacity ? "capacity" : "dropless", rests[small->rest].name);
 }
 
 moire_status small_config(const struct small *small, struct moire_config *config)
 {
     const char *const values[][2] = {
-        { "model.layers", "2" }, { "model.dim", "8" }, { "model.heads", "4" }, { "model.ffn_hidden", "6" },
-        { "model.sequence", "5" }, { "model.vocabulary", "11" }, { "moe.experts", "4" }, { "moe.expert_hidden", "6" },
-        { "moe.top_k", "2" }, { "moe.balance_weight", "0.3" }, { "moe.z_weight", "0.1" },
+        { "model.layers", "2" },
+        { "model.dim", "8" },
+        { "model.heads", "4" },
+        { "model.ffn_hidden", "6" },
+        { "model.sequence", "5" },
+        { "model.vocabulary", "11" },
+        { "moe.experts", "4" },
+        { "moe.expert_hidden", "6" },
+        { "moe.top_k", "2" },
+        { "moe.balance_weight", "0.3" },
+        { "moe.z_weight", "0.1" },
         { "model.norm", small->norm == MOIRE_NORM_RMS ? "rms" : "layer" },
         { "model.position", small->position == MOIRE_POSITION_ROTARY ? "rotary" : "learned" },
         { "model.feed_forward", small->kind == MOIRE_SWIGLU ? "swiglu" : "gelu" },
-        { "model.bias", rests[small->rest].bias }, { "model.tie_embeddings", rests[small->rest].tied },
-        { "model.kv_heads", rests[small->rest].kv_heads }, { "moe.layers", rests[small->rest].layers },
-        { "moe.router", gates[small->gate].router }, { "moe.normalise", gates[small->gate].normalise },
+        { "model.bias", rests[small->rest].bias },
+        { "model.tie_embeddings", rests[small->rest].tied },
+        { "model.kv_heads", rests[small->rest].kv_heads },
+        { "moe.layers", rests[small->rest].layers },
+        { "moe.router", gates[small->gate].router },
+        { "moe.normalise", gates[small->gate].normalise },
         { "moe.capacity", small->capacity ? "1.0" : "dropless" },
     };
     MOIRE_TRY(moire_config_create(config));
@@ -65,7 +79,8 @@ void small_spread(struct moire_model *model)
         for (int64_t element = 0; element < tensor->elements; element++) {
             int64_t expert = tensor->sharding == MOIRE_BY_EXPERT ? model->tensors.experts[element / each] : 0;
             double start = tensor->initialiser == MOIRE_INIT_ONE;
-            double drawn = 0.3 * moire_random_normal(5, moire_random_stream(tensor->name), (uint64_t)(expert * each + element % each));
+            double drawn = 0.3 * moire_random_normal(5, moire_random_stream(tensor->name),
+                                                     (uint64_t)(expert * each + element % each));
             model->parameters[tensor->offset + element] = (real)(float)(start + drawn);
         }
     }

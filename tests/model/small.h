@@ -8,12 +8,12 @@ enum { SMALL_SEQUENCE = 5, SMALL_SEQUENCES = 5, SMALL_VOCABULARY = 11 };
 
 /* One combination: indices into the tables of small.c. */
 struct small {
-    int gate;      /* GShard, Switch, Mixtral */
-    int kind;      /* swiglu, gelu */
-    int norm;      /* rms, layer */
-    int position;  /* rotary, learned */
-    int capacity;  /* dropless, 1.0 */
-    int rest;      /* biases, tied embeddings, grouped heads, dense layers among the MoE ones, all dense */
+    int gate;     /* GShard, Switch, Mixtral */
+    int kind;     /* swiglu, gelu */
+    int norm;     /* rms, layer */
+    int position; /* rotary, learned */
+    int capacity; /* dropless, 1.0 */
+    int rest;     /* biases, tied embeddings, grouped heads, dense layers among the MoE ones, all dense */
 };
 enum { SMALL_GATES = 3, SMALL_RESTS = 3, SMALL_COMBINATIONS = SMALL_GATES * 2 * 2 * 2 * 2 };
 
@@ -21,7 +21,8 @@ enum { SMALL_GATES = 3, SMALL_RESTS = 3, SMALL_COMBINATIONS = SMALL_GATES * 2 * 
 struct small small_combination(int index);
 void small_text(const struct small *small, char *text, size_t bytes);
 moire_status small_config(const struct small *small, struct moire_config *config);
-/* Makes weights large enough that every part matters: all tensors normal with deviation 0.3 around where they start. */
+/* Makes weights large enough that every part matters: all tensors normal with deviation 0.3 around where they
+ * start. */
 void small_spread(struct moire_model *model);
 /* SMALL_SEQUENCES random sequences, the same on all ranks; tokens [SMALL_SEQUENCES, SMALL_SEQUENCE + 1]. */
 void small_tokens(uint64_t seed, int32_t *tokens);

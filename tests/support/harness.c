@@ -27,28 +27,32 @@ void test_expect_status(int status, int expected, const char *call, const char *
     if (status == expected) return;
     failures++;
     fprintf(stderr, "# rank %d: %s:%d: %s gave %s, expected %s: %s\n", test_rank, file, line, call,
-            moire_status_name((moire_status)status), moire_status_name((moire_status)expected), moire_error_text());
+            moire_status_name((moire_status)status), moire_status_name((moire_status)expected),
+            moire_error_text());
     moire_error_clear();
 }
 
-void test_expect_failure(int status, int expected, const char *text, const char *call, const char *file, int line)
+void test_expect_failure(int status, int expected, const char *text, const char *call, const char *file,
+                         int line)
 {
     if (status != expected || strstr(moire_error_text(), text) == NULL) {
         failures++;
-        fprintf(stderr, "# rank %d: %s:%d: %s gave %s, expected %s with '%s'; message: %s\n", test_rank, file, line, call,
-                moire_status_name((moire_status)status), moire_status_name((moire_status)expected), text, moire_error_text());
+        fprintf(stderr, "# rank %d: %s:%d: %s gave %s, expected %s with '%s'; message: %s\n", test_rank, file,
+                line, call, moire_status_name((moire_status)status),
+                moire_status_name((moire_status)expected), text, moire_error_text());
     }
     moire_error_clear();
 }
 
-void test_expect_near(double found, double wanted, double tolerance, const char *text, const char *file, int line)
+void test_expect_near(double found, double wanted, double tolerance, const char *text, const char *file,
+                      int line)
 {
     double difference = found > wanted ? found - wanted : wanted - found;
     double scale = wanted > 1 ? wanted : wanted < -1 ? -wanted : 1;
     if (difference <= tolerance * scale) return; /* false for NaN too */
     failures++;
-    fprintf(stderr, "# rank %d: %s:%d: %s is %.17g, expected %.17g within %.3g\n", test_rank, file, line, text, found,
-            wanted, tolerance);
+    fprintf(stderr, "# rank %d: %s:%d: %s is %.17g, expected %.17g within %.3g\n", test_rank, file, line,
+            text, found, wanted, tolerance);
 }
 
 double test_random(void)
@@ -82,7 +86,9 @@ static void run_one(void **state)
     }
     long all = failures;
     if (with_mpi) MPI_Allreduce(&failures, &all, 1, MPI_LONG, MPI_SUM, MPI_COMM_WORLD);
-    if (all) fail_msg("%ld expectations failed over %d ranks (MOIRE_TEST_SEED=%llu)", all, test_ranks, (unsigned long long)test_seed);
+    if (all)
+        fail_msg("%ld expectations failed over %d ranks (MOIRE_TEST_SEED=%llu)", all, test_ranks,
+                 (unsigned long long)test_seed);
 }
 
 static void start_mpi(int *argc, char ***argv)
@@ -112,7 +118,9 @@ int test_main(int argc, char **argv, const char *ranks, const struct moire_test 
     struct CMUnitTest *units = calloc(count, sizeof *units);
     if (!units) abort();
     for (size_t i = 0; i < count; i++)
-        units[i] = (struct CMUnitTest){ .name = tests[i].name, .test_func = run_one, .initial_state = (void *)(uintptr_t)&tests[i] };
+        units[i] = (struct CMUnitTest) { .name = tests[i].name,
+                                         .test_func = run_one,
+                                         .initial_state = (void *)(uintptr_t)&tests[i] };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     int failed = _cmocka_run_group_tests(argv[0], units, count, NULL, NULL);
     free(units);

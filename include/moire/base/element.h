@@ -1,5 +1,5 @@
-/* Element types that rows and tensors can have. Folders that are built once (exchange, io) carry one of these where
- * the numeric folders write `real`. */
+/* Element types that rows and tensors can have. Folders that are built once (exchange, io) carry one of these
+ * where the numeric folders write `real`. */
 #ifndef MOIRE_BASE_ELEMENT_H
 #define MOIRE_BASE_ELEMENT_H
 

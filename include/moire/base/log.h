@@ -11,8 +11,8 @@ void moire_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void moire_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* "moire: rank 3 (node1): text", on every rank that calls it. */
 void moire_log_rank(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* Called before any other output while a live progress line stands on the terminal, so that it is wiped first;
- * observe/progress.c registers it. NULL removes it. */
+/* Called before any other output while a live progress line stands on the terminal, so that it is wiped
+ * first; observe/progress.c registers it. NULL removes it. */
 void moire_log_set_before(void (*before)(void));
 /* Quiet turns moire_log off; warnings and errors stay. */
 void moire_log_set_quiet(bool quiet);

@@ -1,5 +1,6 @@
-/* Counted and tagged allocation. Every byte that Moire holds for more than one function is counted here by kind, so
- * that the end-of-run table can print measured peaks and every test is a leak test. Thread safe. Not collective. */
+/* Counted and tagged allocation. Every byte that Moire holds for more than one function is counted here by
+ * kind, so that the end-of-run table can print measured peaks and every test is a leak test. Thread safe. Not
+ * collective. */
 #ifndef MOIRE_BASE_MEMORY_H
 #define MOIRE_BASE_MEMORY_H
 
@@ -24,7 +25,8 @@ const char *moire_memory_kind_name(moire_memory_kind kind);
 moire_status moire_allocate(moire_memory_kind kind, int64_t count, size_t bytes_each, void *out);
 /* Makes *pointer (NULL or from moire_allocate) hold at least `count` elements. *capacity, in elements, grows
  * geometrically (at least by half) and never shrinks; old contents are kept, new ones zeroed. */
-moire_status moire_grow(moire_memory_kind kind, void *pointer, int64_t *capacity, int64_t count, size_t bytes_each);
+moire_status moire_grow(moire_memory_kind kind, void *pointer, int64_t *capacity, int64_t count,
+                        size_t bytes_each);
 /* NULL is allowed. */
 void moire_release(void *pointer);
 /* A counted copy of a text, kind OTHER. */
@@ -33,10 +35,10 @@ moire_status moire_copy_text(const char *text, char **out);
 int64_t moire_memory_bytes(moire_memory_kind kind);      /* held now */
 int64_t moire_memory_peak_bytes(moire_memory_kind kind); /* most ever held */
 int64_t moire_memory_blocks(void);                       /* blocks not yet given back, all kinds */
-int64_t moire_memory_allocations(void);                  /* calls that allocated since the start; the step adds none */
+int64_t moire_memory_allocations(void); /* calls that allocated since the start; the step adds none */
 void moire_memory_reset_peaks(void);
-/* Prints one line a kind with something left and returns the number of blocks left; with --enable-debug `moire`
- * exits with 1 when it is not zero. */
+/* Prints one line a kind with something left and returns the number of blocks left; with --enable-debug
+ * `moire` exits with 1 when it is not zero. */
 int64_t moire_memory_report_leaks(void);
 
 #endif

@@ -1,6 +1,6 @@
-/* Counter-based random numbers: Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as
- * 1, 2, 3", SC11). A number is a pure function of (seed, stream, index), so weights and data order are the same for
- * any number of ranks and any order of calls. No state, thread safe, not collective. */
+/* Counter-based random numbers: Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy
+ * as 1, 2, 3", SC11). A number is a pure function of (seed, stream, index), so weights and data order are the
+ * same for any number of ranks and any order of calls. No state, thread safe, not collective. */
 #ifndef MOIRE_BASE_RANDOM_H
 #define MOIRE_BASE_RANDOM_H
 
@@ -16,11 +16,12 @@ uint64_t moire_random_bits(uint64_t seed, uint64_t stream, uint64_t index);
 double moire_random_uniform(uint64_t seed, uint64_t stream, uint64_t index); /* in [0, 1), 53 bits */
 /* In [0, bound), without bias that matters (128-bit multiply); bound > 0. */
 uint64_t moire_random_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t bound);
-double moire_random_normal(uint64_t seed, uint64_t stream, uint64_t index); /* mean 0, deviation 1; Box-Muller */
+double moire_random_normal(uint64_t seed, uint64_t stream,
+                           uint64_t index); /* mean 0, deviation 1; Box-Muller */
 /* The normals of indices 2 pair and 2 pair + 1 for the price of one. */
 void moire_random_normal_pair(uint64_t seed, uint64_t stream, uint64_t pair, double out[2]);
-/* The image of `index` under a pseudo-random permutation of [0, count), without storing it (Feistel network with
- * cycle walking). */
+/* The image of `index` under a pseudo-random permutation of [0, count), without storing it (Feistel network
+ * with cycle walking). */
 uint64_t moire_random_permute(uint64_t seed, uint64_t stream, uint64_t index, uint64_t count);
 
 #endif

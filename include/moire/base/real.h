@@ -1,5 +1,5 @@
-/* Numeric sources are written over `real` and built twice: float for use, double (MOIRE_REAL_DOUBLE) for the gradient
- * checks and for `moire-double`. Use <tgmath.h> for functions of it. */
+/* Numeric sources are written over `real` and built twice: float for use, double (MOIRE_REAL_DOUBLE) for the
+ * gradient checks and for `moire-double`. Use <tgmath.h> for functions of it. */
 #ifndef MOIRE_BASE_REAL_H
 #define MOIRE_BASE_REAL_H
 

@@ -1,5 +1,5 @@
-/* The rest: embeddings, loss, optimizer update and sums. Threaded; results are the same for a number of threads.
- * Not collective; zero rows are fine. */
+/* The rest: embeddings, loss, optimizer update and sums. Threaded; results are the same for a number of
+ * threads. Not collective; zero rows are fine. */
 #ifndef MOIRE_COMPUTE_VECTOR_H
 #define MOIRE_COMPUTE_VECTOR_H
 
@@ -8,23 +8,27 @@
 
 #include "moire/base/real.h"
 
-/* out [rows, D] = table [V, D] at tokens [rows] + positions [S, D] at row mod S (NULL: none; first_position is added). */
-void moire_embedding_forward(int64_t rows, int64_t sequence, int64_t dim, const int32_t *tokens, const real *table,
-                             const real *positions, int64_t first_position, real *out);
+/* out [rows, D] = table [V, D] at tokens [rows] + positions [S, D] at row mod S (NULL: none; first_position
+ * is added). */
+void moire_embedding_forward(int64_t rows, int64_t sequence, int64_t dim, const int32_t *tokens,
+                             const real *table, const real *positions, int64_t first_position, real *out);
 /* table_gradient += , position_gradient += (NULL: none). In token order for each table row, without atomics.
- * order [rows] is scratch; the present method shares columns between threads and needs neither it nor the vocabulary. */
-void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, int64_t vocabulary, const int32_t *tokens,
-                              const real *out_gradient, real *table_gradient, real *position_gradient, int32_t *order);
+ * order [rows] is scratch; the present method shares columns between threads and needs neither it nor the
+ * vocabulary. */
+void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, int64_t vocabulary,
+                              const int32_t *tokens, const real *out_gradient, real *table_gradient,
+                              real *position_gradient, int32_t *order);
 
 /* losses [rows] = -log softmax(logits [rows, V])[target]. With `gradient`, logits are overwritten by
  * scale * d loss / d logits. */
-void moire_cross_entropy(int64_t rows, int64_t vocabulary, const int32_t *targets, real scale, bool gradient, real *logits, double *losses);
+void moire_cross_entropy(int64_t rows, int64_t vocabulary, const int32_t *targets, real scale, bool gradient,
+                         real *logits, double *losses);
 
-void moire_add(int64_t count, const real *x, real *y);              /* y += x */
-void moire_scale(int64_t count, real factor, real *x);              /* x *= factor */
+void moire_add(int64_t count, const real *x, real *y); /* y += x */
+void moire_scale(int64_t count, real factor, real *x); /* x *= factor */
 void moire_fill(int64_t count, real value, real *x);
-double moire_sum_of_squares(int64_t count, const real *x);          /* in double, fixed order */
-int64_t moire_find_not_finite(int64_t count, const real *x);        /* lowest index, or -1 */
+double moire_sum_of_squares(int64_t count, const real *x);   /* in double, fixed order */
+int64_t moire_find_not_finite(int64_t count, const real *x); /* lowest index, or -1 */
 
 /* AdamW (Loshchilov, Hutter 2019), with the bias corrections c1 = 1 - beta1^t, c2 = 1 - beta2^t:
  *   g = gradient * gradient_scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
@@ -32,6 +36,7 @@ int64_t moire_find_not_finite(int64_t count, const real *x);        /* lowest in
 struct moire_adamw {
     double rate, beta1, beta2, epsilon, decay, correction1, correction2, gradient_scale;
 };
-void moire_adamw_update(const struct moire_adamw *adamw, int64_t count, const real *gradient, real *parameter, real *first_moment, real *second_moment);
+void moire_adamw_update(const struct moire_adamw *adamw, int64_t count, const real *gradient, real *parameter,
+                        real *first_moment, real *second_moment);
 
 #endif

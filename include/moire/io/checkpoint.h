@@ -23,14 +23,14 @@ enum { MOIRE_CHECKPOINT_VERSION = 1 };
 
 /* One arena with the layout of the tensor table. */
 struct moire_checkpoint_group {
-    const char *name;   /* "parameters", "first_moment", "second_moment" */
-    void *arena;        /* of `element`; read fills it, write reads it */
+    const char *name; /* "parameters", "first_moment", "second_moment" */
+    void *arena;      /* of `element`; read fills it, write reads it */
 };
 
 struct moire_checkpoint_state {
-    int64_t step;       /* optimizer steps done */
-    int64_t tokens;     /* training tokens seen */
-    int64_t sequences;  /* training sequences seen: where the data goes on */
+    int64_t step;      /* optimizer steps done */
+    int64_t tokens;    /* training tokens seen */
+    int64_t sequences; /* training sequences seen: where the data goes on */
     uint64_t seed;
     char *config; /* configuration as text; owned by whoever filled the state, moire_checkpoint_state_free */
 };
@@ -62,7 +62,8 @@ moire_status moire_checkpoint_verify(const char *path);
  * output. Not collective. */
 moire_status moire_checkpoint_print(const char *path, bool verify);
 /* DIRECTORY/latest resolved, or *path = NULL when there is none; the caller releases *path. Where the
- * link dangles, or is missing beside complete files, the newest of them is taken, with a warning. Not collective. */
+ * link dangles, or is missing beside complete files, the newest of them is taken, with a warning. Not
+ * collective. */
 moire_status moire_checkpoint_latest(const char *directory, char **path);
 /* Whether the file is HDF5 with our attributes. */
 bool moire_checkpoint_is(const char *path);
