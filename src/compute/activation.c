@@ -1,6 +1,7 @@
 #include "moire/compute/activation.h"
 
 #include "compute/sums.h"
+#include "moire/compute/emulate.h"
 
 /* gelu(u) = u s, s = 1 / (1 + exp(-2 z)), z = sqrt(2/pi) (u + 0.044715 u^3): the same as with tanh, exact
  * at both ends. */
@@ -18,10 +19,17 @@ MOIRE_CLONES static void gelu_forward_row(int64_t count, const real *up, real we
 
 void moire_gelu_forward(int64_t rows, int64_t hidden_size, const real *up, const real *weights, real *hidden)
 {
+    if (moire_is_emulated()) return;
 #pragma omp parallel for schedule(static) if (rows * hidden_size > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)
         gelu_forward_row(hidden_size, up + r * hidden_size, weights ? weights[r] : 1,
                          hidden + r * hidden_size);
+}
+
+/* Emulated. */
+static void clear_weight_gradients(int64_t rows, real *weight_gradients)
+{
+    for (int64_t r = 0; weight_gradients && r < rows; r++) weight_gradients[r] = 0;
 }
 
 /* gelu'(u) = s + u s (1 - s) (2 z)'. `along` takes hidden_gradient gelu(u). up_gradient may be
@@ -42,6 +50,10 @@ MOIRE_CLONES static void gelu_backward_row(int64_t count, const real *up, real w
 void moire_gelu_backward(int64_t rows, int64_t hidden_size, const real *up, const real *weights,
                          const real *hidden_gradient, real *up_gradient, real *weight_gradients)
 {
+    if (moire_is_emulated()) {
+        clear_weight_gradients(rows, weight_gradients);
+        return;
+    }
 #pragma omp parallel for schedule(static) if (rows * hidden_size > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++) {
         double sum = 0;
@@ -66,6 +78,7 @@ MOIRE_CLONES static void swiglu_forward_row(int64_t count, const real *gate, con
 void moire_swiglu_forward(int64_t rows, int64_t hidden_size, const real *gate, const real *up,
                           const real *weights, real *hidden)
 {
+    if (moire_is_emulated()) return;
 #pragma omp parallel for schedule(static) if (rows * hidden_size > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)
         swiglu_forward_row(hidden_size, gate + r * hidden_size, up + r * hidden_size,
@@ -91,6 +104,10 @@ void moire_swiglu_backward(int64_t rows, int64_t hidden_size, const real *gate, 
                            const real *weights, const real *hidden_gradient, real *gate_gradient,
                            real *up_gradient, real *weight_gradients)
 {
+    if (moire_is_emulated()) {
+        clear_weight_gradients(rows, weight_gradients);
+        return;
+    }
 #pragma omp parallel for schedule(static) if (rows * hidden_size > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++) {
         double sum = 0;

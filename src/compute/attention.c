@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include "compute/sums.h"
+#include "moire/compute/emulate.h"
 #include "moire/compute/linear.h"
 
 /* Query rows of a block. A block reads the keys up to its last row only: that skips the upper triangle of
@@ -54,10 +55,18 @@ static void turn_position(const struct moire_attention_shape *shape, double thet
 void moire_rotary(const struct moire_attention_shape *shape, double theta, int64_t first_position,
                   bool inverse, real *qkv)
 {
+    if (moire_is_emulated()) return;
 #pragma omp parallel for schedule(static) if (shape->sequences * shape->sequence * width_of(shape) > \
                                               MOIRE_PARALLEL_ELEMENTS)
     for (int64_t p = 0; p < shape->sequence; p++)
         turn_position(shape, theta, p, first_position + p, inverse, qkv);
+}
+
+/* Forward; of every pair of rows half counts, and recomputing the scores in backward does not. */
+static double flop_of(const struct moire_attention_shape *shape)
+{
+    double rows = (double)shape->sequence, width = (double)(shape->heads * shape->head_dim);
+    return 2 * (double)shape->sequences * rows * rows * width;
 }
 
 /* Elements of one block of scores, [BLOCK, S], whole cache lines. */
@@ -108,6 +117,7 @@ void moire_attention_forward(const struct moire_attention_shape *shape, const re
 {
     int64_t a = shape->head_dim, s = shape->sequence, heads = shape->heads, group = heads / shape->kv_heads;
     int64_t blocks = (s + BLOCK - 1) / BLOCK, width = width_of(shape);
+    if (moire_emulate_work(flop_of(shape))) return;
     /* Every block is a task of its own; the longest come first. */
 #pragma omp parallel for collapse(3) schedule(dynamic)
     for (int64_t block = blocks - 1; block >= 0; block--)
@@ -187,6 +197,7 @@ void moire_attention_backward(const struct moire_attention_shape *shape, const r
                               const real *saved, const real *out_gradient, real *qkv_gradient, real *scratch)
 {
     int64_t a = shape->head_dim, heads = shape->heads, kv_heads = shape->kv_heads, s = shape->sequence;
+    if (moire_emulate_work(2 * flop_of(shape))) return;
 #pragma omp parallel for collapse(2) schedule(static)
     for (int64_t b = 0; b < shape->sequences; b++)
         for (int64_t g = 0; g < kv_heads; g++) {

@@ -5,6 +5,7 @@
 
 #include "compute/sums.h"
 #include "moire/base/status.h"
+#include "moire/compute/emulate.h"
 
 /* BLAS counts in int: longer products are cut. */
 #ifndef MOIRE_GEMM_LONGEST
@@ -38,6 +39,7 @@ void moire_gemm(bool transpose_a, bool transpose_b, int64_t rows, int64_t column
                 const real *a, int64_t lda, const real *b, int64_t ldb, real beta, real *c, int64_t ldc)
 {
     const int64_t longest = MOIRE_GEMM_LONGEST;
+    if (moire_emulate_work(2.0 * (double)rows * (double)columns * (double)inner)) return;
     moire_assert(lda <= INT32_MAX && ldb <= INT32_MAX && ldc <= INT32_MAX);
     if (inner == 0) scale_rows(rows, columns, beta, c, ldc);
     for (int64_t i = 0; i < rows; i += longest)
@@ -79,7 +81,7 @@ void moire_linear_forward(int64_t rows, int64_t inputs, int64_t outputs, const r
                           const real *bias, real *y)
 {
     moire_gemm(false, true, rows, outputs, inputs, 1, x, inputs, weight, inputs, 0, y, outputs);
-    if (bias) add_bias(rows, outputs, bias, y);
+    if (bias && !moire_is_emulated()) add_bias(rows, outputs, bias, y);
 }
 
 void moire_linear_backward_input(int64_t rows, int64_t inputs, int64_t outputs, const real *y_gradient,
@@ -94,7 +96,7 @@ void moire_linear_backward_weight(int64_t rows, int64_t inputs, int64_t outputs,
 {
     moire_gemm(true, false, outputs, inputs, rows, 1, y_gradient, outputs, x, inputs, 1, weight_gradient,
                inputs);
-    if (bias_gradient) add_columns(rows, outputs, y_gradient, bias_gradient);
+    if (bias_gradient && !moire_is_emulated()) add_columns(rows, outputs, y_gradient, bias_gradient);
 }
 
 void moire_grouped_forward(const struct moire_segment *segments, int64_t count, int64_t inputs,

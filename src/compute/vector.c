@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include "compute/sums.h"
+#include "moire/compute/emulate.h"
 
 /* Elements of a chunk. Chunks are the same whatever the threads, and so are the results. */
 #define CHUNK ((int64_t)1 << 16)
@@ -50,6 +51,7 @@ void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, int64
                               const int32_t *tokens, const real *out_gradient, real *table_gradient,
                               real *position_gradient, int32_t *order)
 {
+    if (moire_is_emulated()) return;
     (void)vocabulary;
     (void)order; /* sharing the columns needs no sorting */
     add_to_table(rows, dim, tokens, out_gradient, table_gradient);
@@ -95,6 +97,10 @@ static double cross_entropy_row(int64_t vocabulary, int32_t target, real scale, 
 void moire_cross_entropy(int64_t rows, int64_t vocabulary, const int32_t *targets, real scale, bool gradient,
                          real *logits, double *losses)
 {
+    if (moire_is_emulated()) {
+        for (int64_t r = 0; r < rows; r++) losses[r] = log((double)vocabulary);
+        return;
+    }
 #pragma omp parallel for schedule(static) if (rows * vocabulary > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)
         losses[r] = cross_entropy_row(vocabulary, targets[r], scale, gradient, logits + r * vocabulary);
@@ -102,18 +108,21 @@ void moire_cross_entropy(int64_t rows, int64_t vocabulary, const int32_t *target
 
 void moire_add(int64_t count, const real *x, real *y)
 {
+    if (moire_is_emulated()) return;
 #pragma omp parallel for simd schedule(static) if (count > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t i = 0; i < count; i++) y[i] += x[i];
 }
 
 void moire_scale(int64_t count, real factor, real *x)
 {
+    if (moire_is_emulated()) return;
 #pragma omp parallel for simd schedule(static) if (count > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t i = 0; i < count; i++) x[i] *= factor;
 }
 
 void moire_fill(int64_t count, real value, real *x)
 {
+    if (moire_is_emulated()) return;
 #pragma omp parallel for simd schedule(static) if (count > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t i = 0; i < count; i++) x[i] = value;
 }
@@ -132,6 +141,7 @@ MOIRE_CLONES static double squares_of_chunk(int64_t count, const real *x)
 
 double moire_sum_of_squares(int64_t count, const real *x)
 {
+    if (moire_is_emulated()) return 0;
     double total = 0, sums[WAVE];
     for (int64_t first = 0; first < count; first += WAVE * CHUNK) {
         int64_t end = moire_least(count, first + WAVE * CHUNK), chunks = (end - first + CHUNK - 1) / CHUNK;
@@ -192,6 +202,7 @@ MOIRE_CLONES static void adamw_chunk(const struct moire_adamw *adamw, int64_t co
 void moire_adamw_update(const struct moire_adamw *adamw, int64_t count, const real *gradient, real *parameter,
                         real *first_moment, real *second_moment)
 {
+    if (moire_is_emulated()) return;
     int64_t chunks = (count + CHUNK - 1) / CHUNK;
 #pragma omp parallel for schedule(static) if (chunks > 1)
     for (int64_t c = 0; c < chunks; c++) {

@@ -109,6 +109,13 @@ moire_status moire_exchange_progress(struct moire_exchange *exchange)
     return MOIRE_OK;
 }
 
+bool moire_exchange_is_busy(const struct moire_exchange *exchange)
+{
+    for (int i = 0; i < exchange->settings.contexts; i++)
+        if (exchange->transfers[i].open && !exchange->transfers[i].done) return true;
+    return false;
+}
+
 /* Yields even when MPI thinks that it has its core for itself: under srun it cannot know. */
 moire_status moire_exchange_wait(struct moire_exchange *exchange, MPI_Request *request, const char *operation)
 {

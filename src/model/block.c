@@ -3,6 +3,7 @@
 
 #include "model/private.h"
 #include "moire/compute/activation.h"
+#include "moire/compute/emulate.h"
 #include "moire/compute/linear.h"
 #include "moire/compute/norm.h"
 #include "moire/compute/vector.h"
@@ -20,7 +21,7 @@ static real *gradient(const struct moire_model *model, int index)
 
 void moire_add_bias(int64_t rows, int64_t columns, const real *bias, real *y)
 {
-    if (!bias) return;
+    if (!bias || moire_is_emulated()) return;
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++)
         for (int64_t column = 0; column < columns; column++) y[row * columns + column] += bias[column];

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "model/private.h"
+#include "moire/compute/emulate.h"
 #include "moire/compute/linear.h"
 #include "moire/compute/norm.h"
 #include "moire/compute/vector.h"
@@ -113,6 +114,7 @@ static moire_status create_activations(struct moire_model *model)
     int64_t bytes = model->activations.peak_bytes;
     MOIRE_TRY(moire_arena_create(&model->activations, MOIRE_MEMORY_ACTIVATIONS, bytes));
     take_activations(model);
+    if (moire_is_emulated() && bytes > 0) memset(model->activations.base, 0, (size_t)bytes);
     return MOIRE_OK;
 }
 
@@ -122,8 +124,9 @@ static moire_status create_arenas(struct moire_model *model)
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_PARAMETERS, elements, sizeof(real), &model->parameters));
     if (model->training)
         MOIRE_TRY(moire_allocate(MOIRE_MEMORY_GRADIENTS, elements, sizeof(real), &model->gradients));
-    moire_tensors_initialise(&model->tensors, (uint64_t)model->config.run_seed, MOIRE_REAL_ELEMENT,
-                             model->parameters);
+    if (!moire_is_emulated()) /* else nobody looks at them */
+        moire_tensors_initialise(&model->tensors, (uint64_t)model->config.run_seed, MOIRE_REAL_ELEMENT,
+                                 model->parameters);
     return MOIRE_OK;
 }
 

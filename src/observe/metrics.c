@@ -145,6 +145,11 @@ void moire_metrics_reals(struct moire_metrics *metrics, const char *name, const 
     set(metrics, name, array);
 }
 
+void moire_metrics_flag(struct moire_metrics *metrics, const char *name, bool value)
+{
+    if (metrics) set(metrics, name, json_boolean(value));
+}
+
 void moire_metrics_text(struct moire_metrics *metrics, const char *name, const char *value)
 {
     if (!metrics) return;

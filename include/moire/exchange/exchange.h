@@ -150,6 +150,8 @@ moire_status moire_combine_begin(struct moire_plan *plan, const struct moire_row
                                  struct moire_rows *numbers, struct moire_transfer **transfer);
 /* Moves every open transfer of the exchange on, without waiting. Called between tiles of compute. */
 moire_status moire_exchange_progress(struct moire_exchange *exchange);
+/* Whether progress has anything to move: an open transfer that is not done. Not collective. */
+bool moire_exchange_is_busy(const struct moire_exchange *exchange);
 /* Waits (moving all open transfers on and yielding the core) until this one is done, unpacks, closes it. */
 moire_status moire_transfer_end(struct moire_transfer *transfer);
 

@@ -16,6 +16,7 @@ void moire_metrics_integer(struct moire_metrics *metrics, const char *name, int6
 void moire_metrics_real(struct moire_metrics *metrics, const char *name, double value);
 void moire_metrics_reals(struct moire_metrics *metrics, const char *name, const double *values,
                          int64_t count);
+void moire_metrics_flag(struct moire_metrics *metrics, const char *name, bool value);
 void moire_metrics_text(struct moire_metrics *metrics, const char *name, const char *value);
 moire_status moire_metrics_end(struct moire_metrics *metrics);
 void moire_metrics_close(struct moire_metrics *metrics);
