@@ -19,55 +19,68 @@ void moire_checkpoint_state_free(struct moire_checkpoint_state *state)
 void moire_checkpoint_job_free(struct moire_checkpoint_job *job)
 {
     moire_checkpoint_paths_free(&job->paths);
+    for (int64_t i = 0; i < job->count; i++) moire_release(job->extents[i].collected);
     moire_release(job->extents);
     *job = (struct moire_checkpoint_job){ 0 };
 }
 
+/* data NULL: it is collected later. */
 static moire_status add_extent(struct moire_checkpoint_job *job, const void *data, int64_t bytes,
                                int64_t offset, int64_t checksum_offset)
 {
+    void *collected = NULL;
     MOIRE_TRY(
         moire_grow(MOIRE_MEMORY_OTHER, &job->extents, &job->capacity, job->count + 1, sizeof *job->extents));
-    job->extents[job->count++] = (struct moire_checkpoint_extent){ data, bytes, offset, checksum_offset };
+    if (!data) MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, bytes, 1, &collected));
+    job->extents[job->count++] = (struct moire_checkpoint_extent){
+        .data = data ? data : collected,
+        .collected = collected,
+        .bytes = bytes,
+        .offset = offset,
+        .checksum_offset = checksum_offset,
+    };
     return MOIRE_OK;
 }
 
 /* Replicated tensors stand in a row, by group, then tensor; the row is cut into one piece of bytes a rank,
  * and a tensor goes to the rank in whose piece its middle lies. No rank has more than an even share and one
  * tensor; all ranks decide alike. */
-static int writer_of(int64_t before, int64_t bytes, int64_t all_bytes, int ranks)
+static int writer_of(int64_t before, int64_t elements, int64_t all, int ranks)
 {
-    return (int)((unsigned __int128)(before + bytes / 2) * (unsigned)ranks / (unsigned __int128)all_bytes);
+    return (int)((unsigned __int128)(before + elements / 2) * (unsigned)ranks / (unsigned __int128)all);
 }
 
-static moire_status add_replicated(const struct moire_mesh *mesh, const struct moire_tensors *tensors,
-                                   size_t element_bytes, const struct moire_checkpoint_group *groups,
-                                   int group_count, const struct moire_checkpoint_place *places,
-                                   struct moire_checkpoint_job *job)
+static void choose_writers(const struct moire_tensors *tensors, int group_count, int ranks,
+                           struct moire_checkpoint_place *places)
 {
-    int64_t all_bytes = 0, before = 0;
+    int64_t all = 0, before = 0;
     for (int t = 0; t < tensors->count; t++)
         if (tensors->list[t].sharding == MOIRE_REPLICATED)
-            all_bytes += tensors->list[t].elements * (int64_t)element_bytes;
-    all_bytes *= group_count;
+            all += tensors->list[t].elements;
+    all *= group_count;
     for (int g = 0; g < group_count; g++)
         for (int t = 0; t < tensors->count; t++) {
             const struct moire_tensor *tensor = &tensors->list[t];
-            const struct moire_checkpoint_place *place = &places[(int64_t)g * tensors->count + t];
-            int64_t bytes = tensor->elements * (int64_t)element_bytes;
             if (tensor->sharding != MOIRE_REPLICATED) continue;
-            if (writer_of(before, bytes, all_bytes, mesh->world.size) == mesh->world.rank)
-                MOIRE_TRY(add_extent(job,
-                                     (const char *)groups[g].arena + tensor->offset * (int64_t)element_bytes,
-                                     bytes, place->data, place->checksums));
-            before += bytes;
+            places[(int64_t)g * tensors->count + t].writer = writer_of(before, tensor->elements, all, ranks);
+            before += tensor->elements;
         }
-    return MOIRE_OK;
+}
+
+static moire_status add_replicated(const struct moire_mesh *mesh, const struct moire_tensor *tensor,
+                                   size_t element_bytes, const struct moire_checkpoint_group *group,
+                                   const struct moire_checkpoint_place *place,
+                                   struct moire_checkpoint_job *job)
+{
+    const char *data = (const char *)group->arena + tensor->offset * (int64_t)element_bytes;
+    if (place->writer != mesh->world.rank) return MOIRE_OK;
+    return add_extent(job, moire_checkpoint_is_shared(group, tensor) ? NULL : data,
+                      tensor->elements * (int64_t)element_bytes, place->data, place->checksums);
 }
 
 /* Of the copies of an expert, that of one expert group is written, in turn; inside it the first instance. */
-static bool writes_expert(const struct moire_mesh *mesh, const struct moire_placement *placement,
-                          int64_t instance)
+bool moire_checkpoint_writes_expert(const struct moire_mesh *mesh, const struct moire_placement *placement,
+                                    int64_t instance)
 {
     int64_t expert = placement->instance_expert[instance];
     return expert % mesh->groups == mesh->group &&
@@ -75,17 +88,21 @@ static bool writes_expert(const struct moire_mesh *mesh, const struct moire_plac
 }
 
 static moire_status add_experts(const struct moire_mesh *mesh, const struct moire_placement *placement,
-                                const struct moire_tensor *tensor, size_t element_bytes, const void *arena,
+                                const struct moire_tensors *tensors, const struct moire_tensor *tensor,
+                                size_t element_bytes, const struct moire_checkpoint_group *group,
                                 const struct moire_checkpoint_place *place, struct moire_checkpoint_job *job)
 {
     int64_t bytes = moire_tensor_expert_elements(tensor) * (int64_t)element_bytes;
     int64_t first = placement->rank_begin[mesh->expert.rank],
             count = moire_placement_local(placement, mesh->expert.rank);
-    const char *data = (const char *)arena + tensor->offset * (int64_t)element_bytes;
+    int64_t before = group->dense ? group->dense->count : tensors->dense_elements; /* in the arena */
+    const char *data = (const char *)group->arena
+                       + (before + tensor->offset - tensors->dense_elements) * (int64_t)element_bytes;
+    bool shared = moire_checkpoint_is_shared(group, tensor);
     for (int64_t i = 0; i < count; i++) {
         int64_t expert = placement->instance_expert[first + i];
-        if (!writes_expert(mesh, placement, first + i)) continue;
-        MOIRE_TRY(add_extent(job, data + i * bytes, bytes, place->data + expert * bytes,
+        if (!moire_checkpoint_writes_expert(mesh, placement, first + i)) continue;
+        MOIRE_TRY(add_extent(job, shared ? NULL : data + i * bytes, bytes, place->data + expert * bytes,
                              place->checksums + expert * (int64_t)sizeof(uint64_t)));
     }
     return MOIRE_OK;
@@ -96,12 +113,14 @@ static moire_status add_extents(const struct moire_mesh *mesh, const struct moir
                                 const struct moire_checkpoint_group *groups, int group_count,
                                 const struct moire_checkpoint_place *places, struct moire_checkpoint_job *job)
 {
-    MOIRE_TRY(add_replicated(mesh, tensors, element_bytes, groups, group_count, places, job));
-    for (int g = 0; g < group_count; g++)
-        for (int t = 0; t < tensors->count; t++)
-            if (tensors->list[t].sharding == MOIRE_BY_EXPERT)
-                MOIRE_TRY(add_experts(mesh, placement, &tensors->list[t], element_bytes, groups[g].arena,
-                                      &places[(int64_t)g * tensors->count + t], job));
+    for (int64_t i = 0; i < (int64_t)group_count * tensors->count; i++) {
+        const struct moire_checkpoint_group *group = &groups[i / tensors->count];
+        const struct moire_tensor *tensor = &tensors->list[i % tensors->count];
+        if (tensor->sharding == MOIRE_REPLICATED)
+            MOIRE_TRY(add_replicated(mesh, tensor, element_bytes, group, &places[i], job));
+        else
+            MOIRE_TRY(add_experts(mesh, placement, tensors, tensor, element_bytes, group, &places[i], job));
+    }
     return MOIRE_OK;
 }
 
@@ -165,9 +184,12 @@ moire_status moire_checkpoint_begin(const struct moire_mesh *mesh, const struct 
     status = moire_agree(world, status);
     if (status == MOIRE_OK) status = moire_broadcast(world, places, count * (int64_t)sizeof *places, 0);
     if (status != MOIRE_OK) goto remove_partial;
+    choose_writers(tensors, group_count, world->size, places);
     status = add_extents(mesh, placement, tensors, moire_element_bytes(element), groups, group_count, places,
                          &made);
     status = moire_agree(world, status);
+    if (status == MOIRE_OK)
+        status = moire_checkpoint_collect(mesh, placement, tensors, groups, group_count, places, &made);
 remove_partial:
     if (status != MOIRE_OK && laid_out) unlink(made.paths.partial);
 release_places:

@@ -1,6 +1,7 @@
 /* What the files of the checkpoint share.
  *
  *   checkpoint.c            the three parts of writing, and their order
+ *   checkpoint_shares.c     arenas that ranks share: collected for writing, read in part
  *   checkpoint_layout.c     HDF5: an empty file with every dataset in its place
  *   checkpoint_directory.c  names, "latest", what is kept
  *   checkpoint_catalogue.c  HDF5: what is in a file and where
@@ -39,6 +40,7 @@ void moire_checkpoint_remove_old(const char *directory, int64_t step, int64_t ke
 struct moire_checkpoint_place {
     int64_t data;      /* byte offset of its elements */
     int64_t checksums; /* byte offset of its checksum, or of the first of E */
+    int writer;        /* world rank, of a replicated tensor */
 };
 /* Writes an empty file of the final size, its space reserved, with all datasets and attributes, and finds
  * places[group_count * tensors->count], by group, then tensor. */
@@ -50,6 +52,7 @@ moire_status moire_checkpoint_lay_out(const char *path, const struct moire_tenso
 /* Some bytes that one rank writes, and their checksum. */
 struct moire_checkpoint_extent {
     const void *data;
+    void *collected; /* owned: the data, where it was collected from several ranks; else NULL */
     int64_t bytes;
     int64_t offset;
     int64_t checksum_offset;
@@ -67,6 +70,37 @@ moire_status moire_checkpoint_begin(const struct moire_mesh *mesh, const struct 
                                     const struct moire_checkpoint_group *groups, int group_count,
                                     const struct moire_checkpoint_state *state, const char *directory,
                                     struct moire_checkpoint_job *job);
+/* Whether elements of this tensor of the group are shared between ranks. */
+bool moire_checkpoint_is_shared(const struct moire_checkpoint_group *group, const struct moire_tensor *tensor);
+/* This rank's number in the placement of the first instance of an expert, and whether the copy of its expert
+ * group is the one that is written. */
+bool moire_checkpoint_writes_expert(const struct moire_mesh *mesh, const struct moire_placement *placement,
+                                    int64_t instance);
+/* Fills the extents of shared tensors: each goes to the rank that writes it. Collective over mesh->world; an
+ * error of MPI ends the job. */
+moire_status moire_checkpoint_collect(const struct moire_mesh *mesh, const struct moire_placement *placement,
+                                      const struct moire_tensors *tensors,
+                                      const struct moire_checkpoint_group *groups, int group_count,
+                                      const struct moire_checkpoint_place *places,
+                                      const struct moire_checkpoint_job *job);
+
+/* Bytes of a file that hold one tensor, or one expert of it. */
+struct moire_checkpoint_slice {
+    const char *path;
+    int descriptor;
+    const char *group;
+    const struct moire_tensor *tensor;
+    int64_t expert; /* global; -1: a replicated tensor */
+    int64_t bytes, offset;
+    uint64_t checksum;
+};
+/* Reads of the slice, whose first element is element `at` of an arena, what this rank has of the group; with
+ * `verify` also the rest, for the checksum. Not collective. */
+moire_status moire_checkpoint_read_shared(const struct moire_checkpoint_slice *slice,
+                                          const struct moire_tensors *tensors,
+                                          const struct moire_checkpoint_group *group, int64_t element_bytes,
+                                          int64_t at, bool verify);
+
 /* Part 2. Neither HDF5 nor MPI; not collective. Rank 0 calls it with no extents too: it syncs what part 1
  * wrote. */
 moire_status moire_checkpoint_store(const struct moire_checkpoint_job *job);

@@ -27,6 +27,7 @@ struct reading {
     int group_count;
     const char *path;
     int descriptor;
+    const struct moire_mesh *mesh;
 };
 
 moire_status moire_checkpoint_compare(const char *path, const char *group, const char *name, int64_t expert,
@@ -177,6 +178,31 @@ static moire_status read_slice(const struct reading *reading, const char *group,
                                     XXH3_64bits(data, (size_t)bytes), checksum);
 }
 
+/* A copy of an expert is verified in one expert group, in turn. */
+static moire_status read_shared(const struct reading *reading, const struct moire_checkpoint_group *group,
+                                const struct moire_tensor *tensor, bool root, int64_t offset,
+                                const uint64_t *checksums)
+{
+    int64_t each = moire_tensor_expert_elements(tensor);
+    struct moire_checkpoint_slice slice = {
+        reading->path, reading->descriptor, group->name, tensor, -1, each * reading->element_bytes, offset,
+        checksums[0]
+    };
+    if (tensor->sharding == MOIRE_REPLICATED)
+        return moire_checkpoint_read_shared(&slice, reading->tensors, group, reading->element_bytes,
+                                            tensor->offset, root);
+    for (int64_t i = 0; i < reading->tensors->local_experts; i++) {
+        slice.expert = reading->tensors->experts[i];
+        slice.offset = offset + slice.expert * slice.bytes;
+        slice.checksum = checksums[slice.expert];
+        bool verify = !group->experts->communicator
+                      || slice.expert % reading->mesh->groups == reading->mesh->group;
+        MOIRE_TRY(moire_checkpoint_read_shared(&slice, reading->tensors, group, reading->element_bytes,
+                                               tensor->offset + i * each, verify));
+    }
+    return MOIRE_OK;
+}
+
 /* The experts of this rank; rank 0 also reads what is replicated. */
 static moire_status read_tensor(const struct reading *reading, const struct moire_checkpoint_group *group,
                                 const struct moire_tensor *tensor, bool root, int64_t offset,
@@ -184,6 +210,7 @@ static moire_status read_tensor(const struct reading *reading, const struct moir
 {
     char *data = (char *)group->arena + tensor->offset * reading->element_bytes;
     int64_t bytes = moire_tensor_expert_elements(tensor) * reading->element_bytes;
+    if (group->dense) return read_shared(reading, group, tensor, root, offset, checksums);
     if (tensor->sharding == MOIRE_REPLICATED)
         return root ? read_slice(reading, group->name, tensor, -1, data, bytes, offset, checksums[0])
                     : MOIRE_OK;
@@ -198,7 +225,9 @@ static moire_status read_tensor(const struct reading *reading, const struct moir
 static moire_status read_own(struct reading *reading, const struct index *index, bool root)
 {
     const uint64_t *checksums = index->checksums;
-    if (!root && reading->tensors->local_experts == 0) return MOIRE_OK;
+    bool shares = false;
+    for (int g = 0; g < reading->group_count; g++) shares = shares || reading->groups[g].dense;
+    if (!root && !shares && reading->tensors->local_experts == 0) return MOIRE_OK;
     MOIRE_TRY(moire_file_open(reading->path, O_RDONLY, &reading->descriptor));
     moire_status status = MOIRE_OK;
     for (int64_t i = 0; i < index->count && status == MOIRE_OK; i++) {
@@ -217,7 +246,7 @@ moire_status moire_checkpoint_read(const struct moire_mesh *mesh, const struct m
 {
     const struct moire_communicator *world = &mesh->world;
     struct reading reading = {
-        tensors, (int64_t)moire_element_bytes(element), groups, group_count, path, -1
+        tensors, (int64_t)moire_element_bytes(element), groups, group_count, path, -1, mesh
     };
     struct index index = { 0 };
     bool root = world->rank == 0;
@@ -229,7 +258,7 @@ moire_status moire_checkpoint_read(const struct moire_mesh *mesh, const struct m
     status = moire_agree(world, read_own(&reading, &index, root));
     /* Replicated tensors are one run at the start of an arena. */
     for (int g = 0; g < group_count && status == MOIRE_OK; g++)
-        status = moire_broadcast(world, groups[g].arena, tensors->dense_elements * reading.element_bytes, 0);
+        if (!groups[g].dense) status = moire_broadcast(world, groups[g].arena, tensors->dense_elements * reading.element_bytes, 0);
     if (status != MOIRE_OK) goto free_index;
     *state = index.state;
     index.state.config = NULL; /* moved */

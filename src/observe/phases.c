@@ -23,6 +23,7 @@ static const char *const names[MOIRE_PHASES] = {
     [MOIRE_PHASE_HEAD] = "head",
     [MOIRE_PHASE_GRADIENT_SYNC] = "gradient sync",
     [MOIRE_PHASE_OPTIMIZER] = "optimizer",
+    [MOIRE_PHASE_PARAMETER_SYNC] = "parameter sync",
     [MOIRE_PHASE_EVALUATION] = "evaluation",
     [MOIRE_PHASE_CHECKPOINT] = "checkpoint",
     [MOIRE_PHASE_METRICS] = "metrics",

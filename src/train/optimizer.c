@@ -6,14 +6,25 @@
 #include "moire/base/config.h"
 #include "moire/compute/vector.h"
 
-moire_status moire_optimizer_create(const struct moire_config *config, const struct moire_tensors *tensors,
-                                    struct moire_optimizer *optimizer)
+static moire_status fill(const struct moire_mesh *mesh, struct moire_optimizer *new)
+{
+    const struct moire_tensors *tensors = new->tensors;
+    const moire_memory_kind kind = MOIRE_MEMORY_OPTIMIZER;
+    bool shared = mesh && new->config->train_shard_optimizer;
+    MOIRE_TRY(moire_shares_create(shared ? &mesh->world : NULL, tensors->dense_elements, MOIRE_REAL_ELEMENT,
+                                  &new->dense));
+    MOIRE_TRY(moire_shares_create(shared ? &mesh->data : NULL, tensors->expert_elements, MOIRE_REAL_ELEMENT,
+                                  &new->experts));
+    int64_t elements = new->dense.count + new->experts.count;
+    MOIRE_TRY(moire_allocate(kind, elements, sizeof(real), &new->first_moment));
+    return moire_allocate(kind, elements, sizeof(real), &new->second_moment);
+}
+
+moire_status moire_optimizer_create(const struct moire_config *config, const struct moire_mesh *mesh,
+                                    const struct moire_tensors *tensors, struct moire_optimizer *optimizer)
 {
     struct moire_optimizer new = { .config = config, .tensors = tensors };
-    int64_t elements = moire_tensors_elements(tensors);
-    moire_status status = moire_allocate(MOIRE_MEMORY_OPTIMIZER, elements, sizeof(real), &new.first_moment);
-    if (status == MOIRE_OK)
-        status = moire_allocate(MOIRE_MEMORY_OPTIMIZER, elements, sizeof(real), &new.second_moment);
+    moire_status status = fill(mesh, &new);
     if (status == MOIRE_OK)
         *optimizer = new;
     else
@@ -25,13 +36,34 @@ void moire_optimizer_free(struct moire_optimizer *optimizer)
 {
     moire_release(optimizer->first_moment);
     moire_release(optimizer->second_moment);
+    moire_shares_free(&optimizer->experts);
+    moire_shares_free(&optimizer->dense);
     *optimizer = (struct moire_optimizer){ .config = NULL };
+}
+
+bool moire_optimizer_is_shared(const struct moire_optimizer *optimizer)
+{
+    return optimizer->dense.communicator != NULL;
 }
 
 static bool is_router(const struct moire_tensor *tensor)
 {
     const char *last = strrchr(tensor->name, '.');
     return last && strcmp(last, ".router") == 0;
+}
+
+/* Elements of a tensor that this rank updates, from *at of an arena on; their moments begin at *moment. */
+static int64_t part_of(const struct moire_optimizer *optimizer, const struct moire_tensor *tensor,
+                       int64_t *at, int64_t *moment)
+{
+    bool dense = tensor->sharding == MOIRE_REPLICATED;
+    const struct moire_shares *shares = dense ? &optimizer->dense : &optimizer->experts;
+    int64_t from, run = dense ? 0 : optimizer->tensors->dense_elements;
+    int64_t count =
+        moire_overlap(tensor->offset - run, tensor->elements, shares->first, shares->count, &from);
+    *at = run + from;
+    *moment = (dense ? 0 : optimizer->dense.count) + from - shares->first;
+    return count;
 }
 
 void moire_optimizer_update(struct moire_optimizer *optimizer, int64_t step, double rate,
@@ -49,10 +81,17 @@ void moire_optimizer_update(struct moire_optimizer *optimizer, int64_t step, dou
     };
     for (int t = 0; t < tensors->count; t++) {
         const struct moire_tensor *tensor = &tensors->list[t];
-        int64_t at = tensor->offset;
+        int64_t at, moment, count = part_of(optimizer, tensor, &at, &moment);
+        if (count == 0) continue;
         adamw.rate = is_router(tensor) ? rate * config->train_router_learning_rate : rate;
         adamw.decay = tensor->decay ? config->train_weight_decay : 0;
-        moire_adamw_update(&adamw, tensor->elements, gradients + at, parameters + at,
-                           optimizer->first_moment + at, optimizer->second_moment + at);
+        moire_adamw_update(&adamw, count, gradients + at, parameters + at, optimizer->first_moment + moment,
+                           optimizer->second_moment + moment);
     }
+}
+
+moire_status moire_optimizer_gather(const struct moire_optimizer *optimizer, real *parameters)
+{
+    MOIRE_TRY(moire_shares_gather(&optimizer->dense, parameters));
+    return moire_shares_gather(&optimizer->experts, parameters + optimizer->tensors->dense_elements);
 }

@@ -6,6 +6,24 @@
 #include "moire/observe/phases.h"
 #include "train/private.h"
 
+enum { GROUPS = 3 };
+
+/* What a checkpoint holds; without an optimizer the parameters alone. */
+static void describe_groups(const struct moire_model *model, const struct moire_optimizer *optimizer,
+                            struct moire_checkpoint_group groups[GROUPS])
+{
+    static const char *const names[GROUPS] = { "parameters", "first_moment", "second_moment" };
+    for (int g = 0; g < GROUPS; g++) groups[g] = (struct moire_checkpoint_group){ .name = names[g] };
+    groups[0].arena = model->parameters;
+    if (!optimizer) return;
+    groups[1].arena = optimizer->first_moment;
+    groups[2].arena = optimizer->second_moment;
+    for (int g = 1; g < GROUPS && moire_optimizer_is_shared(optimizer); g++) {
+        groups[g].dense = &optimizer->dense;
+        groups[g].experts = &optimizer->experts;
+    }
+}
+
 /* ---- reading ---- */
 
 /* The configuration that the checkpoint was written with. One of another version of moire may have keys that
@@ -45,13 +63,10 @@ static moire_status check_heads(const char *path, const struct moire_model *mode
 static moire_status load(const char *path, struct moire_model *model, struct moire_optimizer *optimizer,
                          struct moire_checkpoint_state *state)
 {
-    const struct moire_checkpoint_group groups[] = {
-        { "parameters", model->parameters },
-        { "first_moment", optimizer ? optimizer->first_moment : NULL },
-        { "second_moment", optimizer ? optimizer->second_moment : NULL },
-    };
+    struct moire_checkpoint_group groups[GROUPS];
+    describe_groups(model, optimizer, groups);
     MOIRE_TRY(moire_checkpoint_read(model->mesh, &model->tensors, MOIRE_REAL_ELEMENT, groups,
-                                    optimizer ? 3 : 1, path, state));
+                                    optimizer ? GROUPS : 1, path, state));
     moire_status status = moire_agree(&model->mesh->world, check_heads(path, model, state));
     if (status != MOIRE_OK) moire_checkpoint_state_free(state);
     return status;
@@ -186,11 +201,8 @@ moire_status moire_run_resume(struct moire_run *run)
 static moire_status write_checkpoint(const struct moire_run *run)
 {
     const struct moire_config *config = run->config;
-    const struct moire_checkpoint_group groups[] = {
-        { "parameters", run->model.parameters },
-        { "first_moment", run->optimizer.first_moment },
-        { "second_moment", run->optimizer.second_moment },
-    };
+    struct moire_checkpoint_group groups[GROUPS];
+    describe_groups(&run->model, &run->optimizer, groups);
     struct moire_text text = { 0 };
     moire_status status = moire_agree(&run->mesh.world, moire_config_text(config, false, &text));
     const struct moire_checkpoint_state state = {
@@ -202,7 +214,7 @@ static moire_status write_checkpoint(const struct moire_run *run)
     };
     if (status == MOIRE_OK)
         status = moire_checkpoint_write(&run->mesh, &run->model.moe.placement, &run->model.tensors,
-                                        MOIRE_REAL_ELEMENT, groups, 3, &state, run->checkpoints,
+                                        MOIRE_REAL_ELEMENT, groups, GROUPS, &state, run->checkpoints,
                                         config->checkpoint_keep);
     moire_text_free(&text);
     return status;

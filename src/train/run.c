@@ -59,7 +59,7 @@ static moire_status allocate(struct moire_run *run)
     const struct moire_config *config = run->config;
     const moire_memory_kind kind = MOIRE_MEMORY_OTHER;
     int64_t loads = run->model.moe_layers * config->moe_experts;
-    MOIRE_TRY(moire_optimizer_create(config, &run->model.tensors, &run->optimizer));
+    MOIRE_TRY(moire_optimizer_create(config, &run->mesh, &run->model.tensors, &run->optimizer));
     MOIRE_TRY(moire_step_tokens_create(config, &run->mesh, &run->tokens));
     MOIRE_TRY(moire_allocate(kind, loads, sizeof *run->load, &run->load));
     MOIRE_TRY(moire_allocate(kind, loads, sizeof *run->part_load, &run->part_load));

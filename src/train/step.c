@@ -101,7 +101,7 @@ static moire_status sum_up(struct moire_run *run, const struct counters *before,
     return MOIRE_OK;
 }
 
-static void update(struct moire_run *run, const struct moire_step *step)
+static moire_status update(struct moire_run *run, const struct moire_step *step)
 {
     moire_phase_begin(MOIRE_PHASE_OPTIMIZER);
     moire_optimizer_update(&run->optimizer, run->step + 1, step->rate,
@@ -109,6 +109,11 @@ static void update(struct moire_run *run, const struct moire_step *step)
                            run->model.parameters);
     memset(run->model.gradients, 0, (size_t)moire_tensors_elements(&run->model.tensors) * sizeof(real));
     moire_phase_end(MOIRE_PHASE_OPTIMIZER);
+    if (!moire_optimizer_is_shared(&run->optimizer)) return MOIRE_OK;
+    moire_phase_begin(MOIRE_PHASE_PARAMETER_SYNC);
+    MOIRE_TRY(moire_optimizer_gather(&run->optimizer, run->model.parameters));
+    moire_phase_end(MOIRE_PHASE_PARAMETER_SYNC);
+    return MOIRE_OK;
 }
 
 moire_status moire_run_step(struct moire_run *run, struct moire_step *step)
@@ -133,7 +138,7 @@ moire_status moire_run_step(struct moire_run *run, struct moire_step *step)
     MOIRE_TRY(sum_up(run, &before, cross_entropy, step));
     moire_phase_end(MOIRE_PHASE_GRADIENT_SYNC);
     MOIRE_TRY(moire_not_finite_check(run, step));
-    update(run, step);
+    MOIRE_TRY(update(run, step));
     read_seconds(&after);
     step->seconds = moire_phase_end(MOIRE_PHASE_STEP);
     step->exchange = after.exchange - before.exchange;

@@ -67,7 +67,8 @@ void fixture_open(struct fixture_shape shape, struct fixture *fixture)
     for (int g = 0; g < FIXTURE_GROUPS; g++) {
         must(moire_allocate(MOIRE_MEMORY_PARAMETERS, moire_tensors_elements(&fixture->tensors),
                             moire_element_bytes(shape.element), &fixture->arenas[g]));
-        fixture->groups[g] = (struct moire_checkpoint_group){ group_names[g], fixture->arenas[g] };
+        fixture->groups[g] =
+            (struct moire_checkpoint_group){ .name = group_names[g], .arena = fixture->arenas[g] };
     }
 }
 

@@ -38,6 +38,8 @@ void __real_moire_optimizer_update(struct moire_optimizer *optimizer, int64_t st
                                    double gradient_scale, const real *gradients, real *parameters);
 void __wrap_moire_optimizer_update(struct moire_optimizer *optimizer, int64_t step, double rate,
                                    double gradient_scale, const real *gradients, real *parameters);
+moire_status __real_moire_optimizer_gather(const struct moire_optimizer *optimizer, real *parameters);
+moire_status __wrap_moire_optimizer_gather(const struct moire_optimizer *optimizer, real *parameters);
 uint64_t __real_moire_data_checksum(const struct moire_data *data);
 uint64_t __wrap_moire_data_checksum(const struct moire_data *data);
 
@@ -100,14 +102,27 @@ moire_status __wrap_moire_model_loss(struct moire_model *model, const struct moi
     return __real_moire_model_loss(model, batch, backward, losses);
 }
 
-void __wrap_moire_optimizer_update(struct moire_optimizer *optimizer, int64_t step, double rate,
-                                   double gradient_scale, const real *gradients, real *parameters)
+static void after_update(const struct moire_optimizer *optimizer, int64_t step, real *parameters)
 {
-    __real_moire_optimizer_update(optimizer, step, rate, gradient_scale, gradients, parameters);
     const struct moire_tensor *poisoned =
         moire_tensors_find(optimizer->tensors, "layers.0.attention.qkv.weight");
     if (step == hook.poisoned_step && test_rank == hook.rank) parameters[poisoned->offset + 5] = (real)NAN;
     if (step == 1) return;
     hook.steps++;
     hook.allocations += moire_memory_allocations() - hook.allocations_before;
+}
+
+void __wrap_moire_optimizer_update(struct moire_optimizer *optimizer, int64_t step, double rate,
+                                   double gradient_scale, const real *gradients, real *parameters)
+{
+    __real_moire_optimizer_update(optimizer, step, rate, gradient_scale, gradients, parameters);
+    if (!moire_optimizer_is_shared(optimizer)) after_update(optimizer, step, parameters);
+    hook.step = step;
+}
+
+moire_status __wrap_moire_optimizer_gather(const struct moire_optimizer *optimizer, real *parameters)
+{
+    MOIRE_TRY(__real_moire_optimizer_gather(optimizer, parameters));
+    after_update(optimizer, hook.step, parameters);
+    return MOIRE_OK;
 }

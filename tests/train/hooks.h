@@ -13,6 +13,7 @@ struct hook {
     int64_t number; /* acts from this sequence on */
     int signal;
     int64_t steps, allocations_before, allocations; /* since the second step: steps, and in them */
+    int64_t step;                                   /* of the last update */
     int64_t poisoned_step;                          /* after which a parameter is not a number */
     int64_t fetched[HOOKED_SEQUENCES];              /* how often each training sequence was fetched */
     int64_t evaluations, checkpoints;

@@ -112,7 +112,7 @@ static void updates_are_those_of_scalar_code(int64_t local)
     int64_t elements = moire_tensors_elements(&tensors);
     expect(elements <= 1024);
     real *parameters = allocate(&tensors), *start = allocate(&tensors), *gradient = allocate(&tensors);
-    expect_ok(moire_optimizer_create(&config, &tensors, &optimizer));
+    expect_ok(moire_optimizer_create(&config, NULL, &tensors, &optimizer));
     for (int64_t i = 0; i < elements; i++)
         if (tensor_at(&tensors, i)) parameters[i] = start[i] = (real)test_random();
     for (int step = 0; step < STEPS; step++) {

@@ -24,7 +24,22 @@ bitwise "started again from the beginning"
 bitwise "more evaluations and checkpoints" --evaluate.every=3 --checkpoint.every=5 --checkpoint.keep=1
 bitwise "progress line" --run.progress=yes
 bitwise "rows in rounds of 200 bytes" --exchange.round_bytes=200
+bitwise "whole moments on every rank" --train.shard_optimizer=no
 bitwise "back end by name" --exchange.backend=alltoallv
+# Two expert groups: the moments of experts are shared too; and a checkpoint is read with either setting.
+mv "$scratch/base" "$scratch/kept"
+two="--parallel.expert=2"
+check "two groups: 4 ranks" train 4 "$moire" base $settings $two
+check "two groups, whole moments: runs" run_other 4 "$moire" other $settings $two --train.shard_optimizer=no
+check "two groups, whole moments: the same bits" same_bits
+for setting in yes no; do
+    case $setting in yes) next=no ;; no) next=yes ;; esac
+    check_fails "two groups, shared: $setting, 7 steps" 75 "" run_other 4 "$moire" other $settings $two \
+        --train.shard_optimizer=$setting --train.stop_after=7
+    check "the rest with shared: $next" train 4 "$moire" other $settings $two --train.shard_optimizer=$next
+    check "two groups, shared: $setting, then $next: the same bits" same_bits
+done
+rm -rf "$scratch/base"; mv "$scratch/kept" "$scratch/base"
 rounding "one node a rank" 3 "$moire" --parallel.ranks_per_node=1
 rounding "another number of ranks" 2 "$moire"
 rounding "another mesh" 3 "$moire" --parallel.expert=1

@@ -18,13 +18,16 @@
 #include "moire/base/tensors.h"
 #include "moire/cluster/mesh.h"
 #include "moire/cluster/placement.h"
+#include "moire/cluster/shares.h"
 
 enum { MOIRE_CHECKPOINT_VERSION = 1 };
 
-/* One arena with the layout of the tensor table. */
+/* One arena with the layout of the tensor table; or, where `dense` is not NULL, this rank's shares of such
+ * arenas: its share of the dense run, and behind it that of the expert run. */
 struct moire_checkpoint_group {
     const char *name; /* "parameters", "first_moment", "second_moment" */
     void *arena;      /* of `element`; read fills it, write reads it */
+    const struct moire_shares *dense, *experts; /* borrowed; both or none */
 };
 
 struct moire_checkpoint_state {
@@ -38,7 +41,9 @@ void moire_checkpoint_state_free(struct moire_checkpoint_state *state);
 
 /* Writes DIRECTORY/step-N.h5 from all ranks and points "latest" at it. `keep`: newest files that stay, or
  * MOIRE_ALL; files of later steps (of a run that was then resumed further back) go first. Each replicated
- * tensor is written by one rank (spread by bytes), each expert by one of the ranks that hold it.
+ * tensor is written by one rank (spread by bytes), each expert by one of the ranks that hold it. Of shared
+ * arenas that rank first collects the tensor, so that for the time of the write the ranks together hold one
+ * more copy of what is shared (kind OTHER), an even part each.
  * MOIRE_NO_SPACE before anything older is touched; an old file that cannot be removed is a warning.
  * Collective over mesh->world; errors are agreed. */
 moire_status moire_checkpoint_write(const struct moire_mesh *mesh, const struct moire_placement *placement,
@@ -49,7 +54,8 @@ moire_status moire_checkpoint_write(const struct moire_mesh *mesh, const struct 
 /* Reads the groups of a checkpoint into arenas of this mesh's layout and verifies every checksum that it
  * reads. MOIRE_BAD_DATA: another shape (tensor, found, expected), a missing or unexpected tensor, truncated,
  * a checksum (tensor and expert named), another version. Rank 0 reads replicated tensors and broadcasts;
- * experts are read by the ranks that hold them. Collective over mesh->world; errors are agreed. */
+ * experts are read by the ranks that hold them; of shared arenas each rank reads its share, and one that
+ * would have read the tensor verifies all of it. Collective over mesh->world; errors are agreed. */
 moire_status moire_checkpoint_read(const struct moire_mesh *mesh, const struct moire_tensors *tensors,
                                    moire_element element, const struct moire_checkpoint_group *groups,
                                    int group_count, const char *path, struct moire_checkpoint_state *state);

@@ -5,21 +5,30 @@
 #include "moire/base/real.h"
 #include "moire/base/tensors.h"
 #include "moire/cluster/mesh.h"
+#include "moire/cluster/shares.h"
 
 struct moire_optimizer {
     const struct moire_config *config;   /* borrowed */
     const struct moire_tensors *tensors; /* borrowed */
-    real *first_moment, *second_moment;  /* arenas, owned */
+    /* What this rank keeps moments of and updates: its shares of the two runs of the table. */
+    struct moire_shares dense, experts;
+    real *first_moment, *second_moment; /* owned, [dense.count + experts.count] */
 };
-/* Moments of zero. Not collective. */
-moire_status moire_optimizer_create(const struct moire_config *config, const struct moire_tensors *tensors,
-                                    struct moire_optimizer *optimizer);
+/* Moments of zero. With train.shard_optimizer those of dense tensors are shared by all ranks and those of
+ * expert tensors by the ranks with the same experts (ZeRO stage 1: Rajbhandari et al., arXiv 1910.02054).
+ * mesh NULL: this rank has all. *mesh is borrowed. Not collective. */
+moire_status moire_optimizer_create(const struct moire_config *config, const struct moire_mesh *mesh,
+                                    const struct moire_tensors *tensors, struct moire_optimizer *optimizer);
+bool moire_optimizer_is_shared(const struct moire_optimizer *optimizer); /* the same on all ranks */
 void moire_optimizer_free(struct moire_optimizer *optimizer); /* fine for a zeroed one */
-/* One update of every tensor; `step` counts from 1. Settings of a tensor: weight decay where tensor->decay,
+/* One update of this rank's shares of all tensors; `step` counts from 1. Settings of a tensor: weight decay where tensor->decay,
  * router tensors ("layers.N.router") with train.router_learning_rate. Padding is never touched, so it stays
  * zero. A rank without experts updates the dense tensors only. Not collective. */
 void moire_optimizer_update(struct moire_optimizer *optimizer, int64_t step, double rate,
                             double gradient_scale, const real *gradients, real *parameters);
+/* After an update: the shares of all ranks. The parameters are then, bit for bit, those of an optimizer that
+ * is not shared. Collective over the world; without sharing there is nothing to do. */
+moire_status moire_optimizer_gather(const struct moire_optimizer *optimizer, real *parameters);
 
 /* Sums gradients over ranks: dense tensors over the world, expert tensors over mesh->data, in buckets of
  * `bucket_bytes` whose cuts depend on the table alone. Collective over the world. */
