@@ -20,7 +20,7 @@ struct header {
     uint64_t magic;
     int64_t bytes;
     int64_t kind;
-    int64_t reserved;
+    void *start; /* as calloc gave it, up to 63 bytes before */
 };
 _Static_assert(sizeof(struct header) == ALIGNMENT, "the payload must stay aligned");
 
@@ -49,6 +49,7 @@ static void count_allocation(moire_memory_kind kind, int64_t bytes)
 }
 
 #ifdef MOIRE_DEBUG
+enum { POISONED = 1 << 20 };       /* bytes at most: the rest of a large block may never have been touched */
 enum { GUARD = sizeof(uint64_t) }; /* after the payload, to notice writes beyond the end */
 
 static void write_guard(struct header *header)
@@ -83,16 +84,17 @@ moire_status moire_allocate(moire_memory_kind kind, int64_t count, size_t bytes_
                           "a block of %s is too large to count; found %" PRId64 " elements of %zu bytes, "
                           "expected less than 2^63 bytes; try smaller sizes",
                           moire_memory_kind_name(kind), count, bytes_each);
-    total -= total % ALIGNMENT;
-    struct header *header = (uint64_t)total <= SIZE_MAX ? aligned_alloc(ALIGNMENT, (size_t)total) : NULL;
-    if (!header)
+    /* Not aligned_alloc and memset: calloc leaves large blocks, which come as zeros, untouched. */
+    char *start = (uint64_t)total <= SIZE_MAX ? calloc(1, (size_t)total) : NULL;
+    if (!start)
         return moire_fail(MOIRE_NO_MEMORY,
                           "out of memory for %s; wanted %" PRId64 " bytes (%" PRId64 " elements of %zu), "
                           "this rank holds %" PRId64 " of that kind; try a smaller train.batch, more "
                           "train.accumulate or more nodes",
                           moire_memory_kind_name(kind), bytes, count, bytes_each, moire_memory_bytes(kind));
-    memset(header, 0, (size_t)total);
-    *header = (struct header){ .magic = MAGIC_HELD, .bytes = bytes, .kind = kind };
+    void *aligned = start + (-(uintptr_t)start & (ALIGNMENT - 1));
+    struct header *header = aligned;
+    *header = (struct header){ .magic = MAGIC_HELD, .bytes = bytes, .kind = kind, .start = start };
     write_guard(header);
     count_allocation(kind, bytes);
     void *payload = header + 1;
@@ -125,10 +127,11 @@ void moire_release(void *pointer)
     atomic_fetch_sub(&held[header->kind].bytes, header->bytes);
     atomic_fetch_sub(&held[header->kind].blocks, 1);
 #ifdef MOIRE_DEBUG
-    memset(pointer, 0xA5, (size_t)header->bytes); /* a use after the release does not go unnoticed */
+    /* A use after the release does not go unnoticed. */
+    memset(pointer, 0xA5, (size_t)(header->bytes < POISONED ? header->bytes : POISONED));
     *(volatile uint64_t *)&header->magic = MAGIC_RELEASED;
 #endif
-    free(header);
+    free(header->start);
 }
 
 moire_status moire_copy_text(const char *text, char **out)

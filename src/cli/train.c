@@ -28,6 +28,8 @@ static moire_status print_plan(const struct moire_config *config, const struct m
            moire_cli_thousands(moire_data_sequences(data, MOIRE_TRAINING), text));
     printf(" %s for validation\n", moire_cli_thousands(moire_data_sequences(data, MOIRE_VALIDATION), text));
     printf("step             %18.0f tokens, %.3g FLOP\n", tokens, tokens * counts.training_flops_per_token);
+    if (config->compute_mode == MOIRE_COMPUTE_EMULATE)
+        printf("compute          %18.3g FLOP/s a rank, emulated\n", config->compute_rate);
     printf("steps            %18s\n", moire_cli_thousands(config->train_steps, text));
     printf("writes to        %s\n", config->run_dir);
     return MOIRE_OK;
@@ -69,8 +71,10 @@ static moire_status train(const struct moire_config *config)
 {
     MOIRE_TRY(moire_cli_agree(announce(config)));
     MOIRE_TRY(moire_train(config));
-    if (moire_where.rank == 0)
-        printf("\nwritten to %s; next: moire generate %s\n", config->run_dir, config->run_dir);
+    if (moire_where.rank != 0) return MOIRE_OK;
+    printf("\nwritten to %s", config->run_dir);
+    if (config->compute_mode == MOIRE_COMPUTE_REAL) printf("; next: moire generate %s", config->run_dir);
+    putchar('\n');
     return MOIRE_OK;
 }
 
@@ -98,7 +102,7 @@ const struct moire_command moire_command_train = {
                "\n"
                "Exit codes: 0 done, 1 failed, 2 usage or configuration, 75 stopped with a\n"
                "valid checkpoint (start it again to go on).",
-    .sections = "run model moe parallel exchange train data evaluate checkpoint",
+    .sections = "run model moe parallel compute exchange train data evaluate checkpoint",
     .options = "--dry-run",
     .mpi = true,
     .run = run,

@@ -1,5 +1,6 @@
 /* The loop: steps, and what is due between them. */
 #include "moire/base/log.h"
+#include "moire/compute/emulate.h"
 #include "moire/observe/phases.h"
 #include "moire/observe/progress.h"
 #include "train/private.h"
@@ -12,7 +13,7 @@ static bool is_due(int64_t every, const struct moire_run *run)
 /* Of this step, unless it was done already. */
 static moire_status evaluate(struct moire_run *run)
 {
-    if (run->evaluated) return MOIRE_OK;
+    if (run->evaluated || moire_is_emulated()) return MOIRE_OK;
     MOIRE_TRY(moire_evaluate(&run->model, run->data, run->config->evaluate_sequences, &run->evaluation));
     run->evaluated = true;
     return MOIRE_OK;
@@ -75,8 +76,12 @@ static moire_status train(struct moire_run *run)
     }
     MOIRE_TRY(moire_run_report(run));
     if (!stop) return MOIRE_OK;
-    moire_log("stopped after step %lld of %lld with a checkpoint in %s; start it again to go on",
-              (long long)run->step, (long long)steps, run->checkpoints);
+    if (moire_is_emulated())
+        moire_log("stopped after step %lld of %lld; emulated compute has no checkpoint to go on from",
+                  (long long)run->step, (long long)steps);
+    else
+        moire_log("stopped after step %lld of %lld with a checkpoint in %s; start it again to go on",
+                  (long long)run->step, (long long)steps, run->checkpoints);
     moire_error_set_agreed(true); /* all ranks leave alike, through MPI_Finalize */
     return MOIRE_STOPPED;
 }
@@ -106,6 +111,7 @@ moire_status moire_train(const struct moire_config *config)
     if (status == MOIRE_OK) status = moire_run_open(&run);
     if (status == MOIRE_OK) status = train(&run);
     moire_progress_stop();
+    moire_emulate_stop();
     status = close_run(&run, status);
     bool failed = status != MOIRE_OK && status != MOIRE_STOPPED;
     /* A failure that the ranks do not share ends the job at once: what is collective would wait for ever. */

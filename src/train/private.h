@@ -83,8 +83,18 @@ void moire_run_free(struct moire_run *run); /* collective over the world; fine a
 /* checkpoint.resume: where it names or finds a checkpoint, reads it and sets step, sequences, tokens_seen,
  * resumed. Collective. */
 moire_status moire_run_resume(struct moire_run *run);
-/* Writes a checkpoint of this step, unless it is there already. Collective. */
+/* Writes a checkpoint of this step, unless it is there already or compute is emulated. Collective. */
 moire_status moire_run_checkpoint(struct moire_run *run);
+
+/* ---- emulation.c: compute.mode = emulate; without it these do nothing ---- */
+
+/* Checks that routing is forced, and switches emulation on. Before the model is made. Not collective. */
+moire_status moire_emulation_start(const struct moire_config *config);
+/* Waits move the transfers of the model on. */
+void moire_emulation_attach(struct moire_run *run);
+/* Only where compute is emulated: instead of going on from a checkpoint. MOIRE_USAGE on rank 0 where run.dir
+ * holds a real run, or checkpoint.resume names one. Not collective. */
+moire_status moire_emulation_check_directory(const struct moire_run *run);
 
 /* ---- step.c ---- */
 

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "moire/compute/emulate.h"
 #include "moire/observe/phases.h"
 #include "moire/observe/progress.h"
 #include "train/private.h"
@@ -33,6 +34,7 @@ moire_status moire_run_metrics(struct moire_run *run, const struct moire_step *s
         moire_metrics_integer(metrics, bytes[level], (int64_t)step->bytes[level]);
     moire_metrics_real(metrics, "balance_loss", step->balance);
     moire_metrics_real(metrics, "z_loss", step->z);
+    if (moire_is_emulated()) moire_metrics_flag(metrics, "emulated", true);
     return moire_metrics_end(metrics);
 }
 
@@ -65,10 +67,18 @@ static moire_status print_memory(const struct moire_communicator *world)
     return MOIRE_OK;
 }
 
+static void print_title(void)
+{
+    char compute[64];
+    moire_emulate_describe(compute, sizeof compute);
+    putchar('\n');
+    if (moire_is_emulated()) printf("compute is %s a rank: all seconds below are of that machine\n", compute);
+}
+
 moire_status moire_run_report(struct moire_run *run)
 {
     const struct moire_communicator *world = &run->mesh.world;
-    if (world->rank == 0) putchar('\n');
+    if (world->rank == 0) print_title();
     MOIRE_TRY(moire_phases_print(world));
     MOIRE_TRY(print_memory(world));
     if (world->rank != 0) return MOIRE_OK;

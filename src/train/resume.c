@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "moire/base/log.h"
+#include "moire/compute/emulate.h"
 #include "moire/io/checkpoint.h"
 #include "moire/observe/phases.h"
 #include "train/private.h"
@@ -222,7 +223,7 @@ static moire_status write_checkpoint(const struct moire_run *run)
 
 moire_status moire_run_checkpoint(struct moire_run *run)
 {
-    if (run->checkpoint_step == run->step) return MOIRE_OK;
+    if (moire_is_emulated() || run->checkpoint_step == run->step) return MOIRE_OK;
     moire_phase_begin(MOIRE_PHASE_CHECKPOINT);
     MOIRE_TRY(write_checkpoint(run));
     moire_phase_end(MOIRE_PHASE_CHECKPOINT);

@@ -6,6 +6,7 @@
 #include "moire/base/file.h"
 #include "moire/base/log.h"
 #include "moire/base/random.h"
+#include "moire/compute/emulate.h"
 #include "moire/compute/linear.h"
 #include "train/private.h"
 
@@ -40,6 +41,7 @@ static moire_status check_config(struct moire_run *run)
     moire_status status = moire_schedule_find(run->config->train_schedule, &run->schedule);
     if (status == MOIRE_OK) status = check_record(run->config);
     if (status == MOIRE_OK) status = moire_model_check(run->config);
+    if (status == MOIRE_OK) status = moire_emulation_start(run->config);
     return moire_agree(&run->mesh.world, status);
 }
 
@@ -92,6 +94,7 @@ moire_status moire_run_create(const struct moire_config *config, struct moire_ru
     MOIRE_TRY(moire_train_open_data(config, &run->mesh, &run->data));
     int64_t sequences = moire_train_local_sequences(config, &run->mesh);
     MOIRE_TRY(moire_model_create(config, &run->mesh, sequences, true, &run->model));
+    moire_emulation_attach(run);
     MOIRE_TRY(moire_train_replay(&run->model, &run->replay));
     MOIRE_TRY(moire_agree(&run->mesh.world, allocate(run)));
     return moire_evaluation_create(run->data, &run->model, &run->evaluation);
@@ -127,10 +130,12 @@ static void describe_clocks(const struct moire_clock *clock, int ranks, char *te
 static moire_status start_manifest(struct moire_run *run)
 {
     const bool has_experts = run->model.moe_layers > 0;
-    char clocks[128];
+    char clocks[128], compute[64];
     describe_clocks(&run->clock, run->mesh.world.size, clocks, sizeof clocks);
+    moire_emulate_describe(compute, sizeof compute);
     const char *const facts[][2] = {
         { "element", MOIRE_REAL_NAME },
+        { "compute", compute },
         { "blas", moire_blas_description() },
         { "exchange", has_experts ? moire_exchange_backend(run->model.moe.exchange) : "none" },
         { "resumed_from", run->resumed ? run->resumed : "nothing" },
@@ -151,7 +156,10 @@ static moire_status open_files(struct moire_run *run)
 moire_status moire_run_open(struct moire_run *run)
 {
     MOIRE_TRY(moire_agree(&run->mesh.world, make_directories(run)));
-    MOIRE_TRY(moire_run_resume(run));
+    if (moire_is_emulated())
+        MOIRE_TRY(moire_agree(&run->mesh.world, moire_emulation_check_directory(run)));
+    else
+        MOIRE_TRY(moire_run_resume(run));
     MOIRE_TRY(moire_clock_synchronise(&run->mesh.world, CLOCK_ROUNDS, &run->clock));
     run->first_step = run->step;
     return moire_agree(&run->mesh.world, open_files(run));

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "moire/compute/emulate.h"
 #include "moire/observe/phases.h"
 #include "train/private.h"
 
@@ -107,7 +108,8 @@ static moire_status update(struct moire_run *run, const struct moire_step *step)
     moire_optimizer_update(&run->optimizer, run->step + 1, step->rate,
                            moire_gradient_clip(run->config, step->norm), run->model.gradients,
                            run->model.parameters);
-    memset(run->model.gradients, 0, (size_t)moire_tensors_elements(&run->model.tensors) * sizeof(real));
+    if (!moire_is_emulated())
+        memset(run->model.gradients, 0, (size_t)moire_tensors_elements(&run->model.tensors) * sizeof(real));
     moire_phase_end(MOIRE_PHASE_OPTIMIZER);
     if (!moire_optimizer_is_shared(&run->optimizer)) return MOIRE_OK;
     moire_phase_begin(MOIRE_PHASE_PARAMETER_SYNC);
@@ -125,6 +127,7 @@ moire_status moire_run_step(struct moire_run *run, struct moire_step *step)
         .tokens = config->train_batch * config->model_sequence,
         .rate = moire_schedule_rate(config, run->schedule, run->step + 1),
     };
+    moire_emulate_settle();
     moire_phase_begin(MOIRE_PHASE_STEP);
     read_seconds(&before);
     read_bytes(run, &before);
@@ -139,6 +142,7 @@ moire_status moire_run_step(struct moire_run *run, struct moire_step *step)
     moire_phase_end(MOIRE_PHASE_GRADIENT_SYNC);
     MOIRE_TRY(moire_not_finite_check(run, step));
     MOIRE_TRY(update(run, step));
+    moire_emulate_settle();
     read_seconds(&after);
     step->seconds = moire_phase_end(MOIRE_PHASE_STEP);
     step->exchange = after.exchange - before.exchange;

@@ -30,6 +30,9 @@
  *   bytes_own, bytes_node, bytes_far
  *                             that ranks moved within themselves, within nodes, between nodes; sum over ranks
  *   balance_loss, z_loss      as added to the loss, summed over layers
+ *   emulated                  true where compute.mode = emulate (see compute/emulate.h); else it is not there.
+ *                             Seconds are then those of the emulated machine; loss is log V and norms are 0.
+ *                             There are no checkpoints and no evaluation, and moe.router must be forced
  * Collective over the world. */
 moire_status moire_train(const struct moire_config *config);
 
