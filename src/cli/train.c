@@ -9,21 +9,17 @@
 
 /* What would run and with what. Rank 0 alone. */
 static moire_status print_plan(const struct moire_config *config, const struct moire_mesh *mesh,
-                               const struct moire_data *data)
+                               const struct moire_data *data, const int64_t bytes[MOIRE_MEMORY_KINDS])
 {
     struct moire_model_counts counts;
     char text[32];
     MOIRE_TRY(moire_model_count(config, &counts));
     double tokens = (double)config->train_batch * (double)config->model_sequence;
-    double experts = (double)counts.expert_parameters, dense = (double)counts.parameters - experts;
-    double state = (dense + experts / mesh->expert.size) * 4 * sizeof(real);
     int threads = moire_compute_threads();
     printf("mesh             %d rank%s on %d node%s, %d x %d (data x expert), %d thread%s a rank\n",
            mesh->world.size, moire_cli_plural(mesh->world.size), mesh->nodes, moire_cli_plural(mesh->nodes),
            mesh->groups, mesh->expert.size, threads, moire_cli_plural(threads));
     MOIRE_TRY(moire_cli_print_model(config));
-    printf("memory a rank    %18s with gradients and two moments, on average\n",
-           moire_cli_bytes(state, text));
     printf("data             %18s training sequences,",
            moire_cli_thousands(moire_data_sequences(data, MOIRE_TRAINING), text));
     printf(" %s for validation\n", moire_cli_thousands(moire_data_sequences(data, MOIRE_VALIDATION), text));
@@ -32,6 +28,7 @@ static moire_status print_plan(const struct moire_config *config, const struct m
         printf("compute          %18.3g FLOP/s a rank, emulated\n", config->compute_rate);
     printf("steps            %18s\n", moire_cli_thousands(config->train_steps, text));
     printf("writes to        %s\n", config->run_dir);
+    moire_train_print_memory(bytes, NULL);
     return MOIRE_OK;
 }
 
@@ -41,10 +38,13 @@ static moire_status dry_run(const struct moire_config *config)
 {
     struct moire_mesh mesh;
     struct moire_data *data = NULL;
+    int64_t bytes[MOIRE_MEMORY_KINDS];
     MOIRE_TRY(moire_mesh_create(config, &mesh));
     moire_status status = moire_train_open_data(config, &mesh, &data);
+    if (status == MOIRE_OK) status = moire_train_memory_even(config, &mesh, bytes);
     if (status == MOIRE_OK)
-        status = moire_agree(&mesh.world, mesh.world.rank == 0 ? print_plan(config, &mesh, data) : MOIRE_OK);
+        status = moire_agree(&mesh.world,
+                             mesh.world.rank == 0 ? print_plan(config, &mesh, data, bytes) : MOIRE_OK);
     moire_data_close(data);
     moire_mesh_free(&mesh);
     return status;

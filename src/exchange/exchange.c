@@ -27,9 +27,17 @@ int64_t moire_exchange_row_bytes(const struct moire_exchange *exchange, bool wit
 moire_status moire_exchange_grow(struct moire_exchange *exchange, void *pointer, int64_t *capacity,
                                  int64_t count, size_t bytes_each)
 {
-    int64_t before = *capacity;
-    MOIRE_TRY(moire_grow(MOIRE_MEMORY_EXCHANGE, pointer, capacity, count, bytes_each));
-    if (*capacity != before) exchange->growths++;
+    void *old;
+    memcpy(&old, pointer, sizeof old);
+    if (old && count <= *capacity) return MOIRE_OK;
+    int64_t wanted = moire_grown(old ? *capacity : 0, count);
+    moire_release(old);
+    old = NULL;
+    memcpy(pointer, &old, sizeof old);
+    *capacity = 0;
+    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_EXCHANGE, wanted, bytes_each, pointer));
+    *capacity = wanted;
+    exchange->growths++;
     return MOIRE_OK;
 }
 

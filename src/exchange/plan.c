@@ -157,6 +157,24 @@ static moire_status prepare_local(struct moire_plan *plan, const struct moire_ro
     return moire_order_send(plan, routing);
 }
 
+static void raise(int64_t *most, int64_t value)
+{
+    if (value > *most) *most = value;
+}
+
+static void note_rows(struct moire_plan *plan)
+{
+    const struct moire_order *order = plan->private_state;
+    const int own = plan->exchange->communicator.rank;
+    struct moire_plan_rows *most = &plan->most;
+    raise(&most->tokens, plan->routing.tokens);
+    raise(&most->slots, plan->routing.slots);
+    raise(&most->copies, plan->copies);
+    raise(&most->received, plan->received_rows);
+    raise(&most->out, plan->copies - (order->out_begin[own + 1] - order->out_begin[own]));
+    raise(&most->in, plan->received_rows - (order->in_begin[own + 1] - order->in_begin[own]));
+}
+
 moire_status moire_exchange_prepare(struct moire_plan *plan, const struct moire_routing *routing,
                                     moire_status local)
 {
@@ -170,5 +188,6 @@ moire_status moire_exchange_prepare(struct moire_plan *plan, const struct moire_
         error = moire_agree(&plan->exchange->communicator, local);
     if (error != MOIRE_OK && order->open == 0) moire_exchange_release(plan);
     plan->prepared = error == MOIRE_OK;
+    if (plan->prepared) note_rows(plan);
     return error;
 }

@@ -79,7 +79,15 @@ static inline int64_t moire_order_count(const struct moire_plan *plan, int sourc
 
 /* exchange.c */
 int moire_exchange_level(const struct moire_exchange *exchange, int rank);
-/* moire_grow of kind EXCHANGE that counts growths. */
+/* Room for `count` where there is some for `capacity`: a little more than that at least, so that a slow rise
+ * does not allocate each time, and no more than a little, since rows are most of a rank's memory. */
+static inline int64_t moire_grown(int64_t capacity, int64_t count)
+{
+    int64_t more = capacity + capacity / 32;
+    return more > count ? more : count;
+}
+/* Makes *pointer hold `count` elements of kind EXCHANGE and counts the growth. Contents are lost: the old
+ * memory goes first, so that the peak is the new size. After a failure there is none. */
 moire_status moire_exchange_grow(struct moire_exchange *exchange, void *pointer, int64_t *capacity,
                                  int64_t count, size_t bytes_each);
 moire_status moire_table_grow(struct moire_exchange *exchange, struct moire_table *table, int64_t count);

@@ -22,8 +22,7 @@ moire_status moire_rows_grow_plain(struct moire_exchange *exchange, struct moire
                           "a buffer of an open transfer cannot grow; found %lld rows, expected %lld; end "
                           "transfers before the next prepare with the same buffer",
                           (long long)buffer->capacity_rows, (long long)rows);
-    int64_t wanted = buffer->capacity_rows + buffer->capacity_rows / 2;
-    if (wanted < rows) wanted = rows;
+    int64_t wanted = moire_grown(buffer->capacity_rows, rows);
     moire_release(buffer->data);
     buffer->data = NULL;
     buffer->capacity_rows = 0;

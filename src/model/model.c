@@ -17,109 +17,6 @@ enum { HEAD_LOGITS = 16 << 20, HEAD_ROWS_MINIMUM = 16 };
 
 /* ---- memory ---- */
 
-static real *take(struct moire_model *model, int64_t rows, int64_t columns)
-{
-    return moire_arena_take(&model->activations, rows * columns, sizeof(real));
-}
-
-/* What a block keeps. Without training all blocks share the rows of the first: nothing is kept. */
-static void take_block(struct moire_model *model, struct moire_block *block, int64_t tokens)
-{
-    int64_t width = (model->heads + 2 * model->kv_heads) * model->head_dim;
-    block->input = take(model, tokens, model->dim);
-    block->attention_norm_saved = take(model, tokens, 2);
-    block->attention_input = take(model, tokens, model->dim);
-    block->qkv_rows = take(model, tokens, width);
-    block->attention_saved = take(model, tokens, model->heads);
-    block->attention_rows = take(model, tokens, model->dim);
-    block->middle = take(model, tokens, model->dim);
-    block->feed_forward_norm_saved = take(model, tokens, 2);
-}
-
-static void take_dense(struct moire_model *model, struct moire_block *block, int64_t tokens)
-{
-    block->feed_forward_input = take(model, tokens, model->dim);
-    block->gate_rows = block->gate >= 0 ? take(model, tokens, model->hidden_size) : NULL;
-    block->up_rows = take(model, tokens, model->hidden_size);
-}
-
-static void share_block(const struct moire_block *from, struct moire_block *block)
-{
-    block->input = from->input;
-    block->attention_norm_saved = from->attention_norm_saved;
-    block->attention_input = from->attention_input;
-    block->qkv_rows = from->qkv_rows;
-    block->attention_saved = from->attention_saved;
-    block->attention_rows = from->attention_rows;
-    block->middle = from->middle;
-    block->feed_forward_norm_saved = from->feed_forward_norm_saved;
-}
-
-static void share_dense(const struct moire_block *from, struct moire_block *block)
-{
-    block->feed_forward_input = from->feed_forward_input;
-    block->gate_rows = from->gate_rows;
-    block->up_rows = from->up_rows;
-}
-
-static void take_blocks(struct moire_model *model, int64_t tokens)
-{
-    const struct moire_block *first_dense = NULL;
-    for (int64_t layer = 0; layer < model->layers; layer++) {
-        struct moire_block *block = &model->blocks[layer];
-        if (layer == 0 || model->training)
-            take_block(model, block, tokens);
-        else
-            share_block(&model->blocks[0], block);
-        if (block->is_moe) {
-            block->feed_forward_input = block->moe.inputs.data;
-        } else if (model->training || !first_dense) {
-            take_dense(model, block, tokens);
-            first_dense = block;
-        } else {
-            share_dense(first_dense, block);
-        }
-    }
-}
-
-/* Everything in the activations arena, in one order for the measuring pass and the real one. */
-static void take_activations(struct moire_model *model)
-{
-    int64_t tokens = model->sequences * model->sequence;
-    int64_t width = (model->heads + 2 * model->kv_heads) * model->head_dim;
-    struct moire_attention_shape shape = { model->sequences, model->sequence, model->heads, model->kv_heads,
-                                           model->head_dim };
-    bool any_dense = model->moe_layers < model->layers;
-    take_blocks(model, tokens);
-    model->output = take(model, tokens, model->dim);
-    model->final_saved = take(model, tokens, 2);
-    model->final_rows = take(model, tokens, model->dim);
-    model->hidden = any_dense ? take(model, tokens, model->hidden_size) : NULL;
-    model->scratch = take(model, 1, moire_attention_scratch(&shape));
-    model->logits = take(model, model->head_rows, model->vocabulary);
-    model->inputs = moire_arena_take(&model->activations, tokens, sizeof(int32_t));
-    model->targets = moire_arena_take(&model->activations, tokens, sizeof(int32_t));
-    model->losses = moire_arena_take(&model->activations, tokens, sizeof(double));
-    if (!model->training) return;
-    model->order = moire_arena_take(&model->activations, tokens, sizeof(int32_t));
-    model->stream_gradient =
-        model->moe_layers ? model->feed_forward_gradient.data : take(model, tokens, model->dim);
-    model->rows_gradient = take(model, tokens, model->dim);
-    model->qkv_gradient = take(model, tokens, width);
-    model->hidden_gradient = any_dense ? take(model, tokens, model->hidden_size) : NULL;
-}
-
-static moire_status create_activations(struct moire_model *model)
-{
-    moire_arena_measure(&model->activations);
-    take_activations(model);
-    int64_t bytes = model->activations.peak_bytes;
-    MOIRE_TRY(moire_arena_create(&model->activations, MOIRE_MEMORY_ACTIVATIONS, bytes));
-    take_activations(model);
-    if (moire_is_emulated() && bytes > 0) memset(model->activations.base, 0, (size_t)bytes);
-    return MOIRE_OK;
-}
-
 static moire_status create_arenas(struct moire_model *model)
 {
     int64_t elements = moire_tensors_elements(&model->tensors);
@@ -133,7 +30,7 @@ static moire_status create_arenas(struct moire_model *model)
 }
 
 /* The table with this rank's experts, and the blocks. Not collective. */
-static moire_status create_table(struct moire_model *model)
+moire_status moire_model_create_table(struct moire_model *model)
 {
     bool *is_moe;
     MOIRE_TRY(moire_tensors_create(&model->tensors));
@@ -183,7 +80,7 @@ static int64_t head_rows(int64_t tokens, int64_t vocabulary)
     return (rows + HEAD_ROWS_MINIMUM - 1) / HEAD_ROWS_MINIMUM * HEAD_ROWS_MINIMUM;
 }
 
-static void set_sizes(struct moire_model *model)
+void moire_model_set_sizes(struct moire_model *model)
 {
     const struct moire_config *config = &model->config;
     int64_t tokens = model->sequences * config->model_sequence;
@@ -208,8 +105,8 @@ moire_status moire_model_create(const struct moire_config *config, const struct 
     moire_status status = moire_model_check(config);
     if (status == MOIRE_OK) status = moire_config_copy(config, &model->config);
     if (status == MOIRE_OK) {
-        set_sizes(model);
-        status = create_table(model);
+        moire_model_set_sizes(model);
+        status = moire_model_create_table(model);
     }
     status = moire_agree(&mesh->world, status);
     if (status != MOIRE_OK) goto free_model;
@@ -219,7 +116,7 @@ moire_status moire_model_create(const struct moire_config *config, const struct 
     if (status != MOIRE_OK) goto free_model;
     status = layout_table(model);
     if (status == MOIRE_OK) status = create_arenas(model);
-    if (status == MOIRE_OK) status = create_activations(model);
+    if (status == MOIRE_OK) status = moire_model_create_activations(model);
     status = moire_agree(&mesh->world, status);
     if (status == MOIRE_OK) return MOIRE_OK;
 free_model:

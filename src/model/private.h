@@ -21,6 +21,13 @@ static inline real *moire_tensor_data(const struct moire_tensors *tensors, real 
 moire_status moire_model_add_tensors(const struct moire_config *config, const bool *is_moe,
                                      struct moire_tensors *tensors, struct moire_model *model);
 
+/* The sizes that follow from model->config and model->sequences; then the table, not laid out, and the
+ * blocks. */
+void moire_model_set_sizes(struct moire_model *model);
+moire_status moire_model_create_table(struct moire_model *model);
+/* memory.c: everything in model->activations. */
+moire_status moire_model_create_activations(struct moire_model *model);
+
 /* next [T, D] = the block's output; block->input holds its input. Collective over the world for a block with
  * experts. */
 moire_status moire_block_forward(struct moire_model *model, struct moire_block *block,

@@ -6,8 +6,6 @@
 #include "moire/base/log.h"
 #include "moire/moe/layer.h"
 
-/* Transfers that are open at once: the layer ends each before it begins the next. */
-enum { CONTEXTS = 1 };
 
 static moire_status check_forced(const struct moire_config *config)
 {
@@ -143,7 +141,7 @@ static moire_status create_exchange(const struct moire_config *config, struct mo
     const struct moire_exchange_settings settings = {
         .backend = config->exchange_backend,
         .round_bytes = config->exchange_round_bytes,
-        .contexts = CONTEXTS,
+        .contexts = MOIRE_MOE_CONTEXTS,
         .element = MOIRE_REAL_ELEMENT,
         .width = moe->dim,
     };

@@ -126,6 +126,11 @@ moire_status moire_record_create(struct moire_run *run); /* not collective */
 void moire_record_gather(struct moire_run *run);
 moire_status moire_record_write(struct moire_run *run); /* collective */
 
+/* ---- memory.c ---- */
+
+/* Predicted bytes by kind of this rank for the routing that the run has met. Not collective. */
+moire_status moire_run_memory(const struct moire_run *run, int64_t bytes[MOIRE_MEMORY_KINDS]);
+
 /* ---- report.c ---- */
 
 /* The line of a step in metrics.jsonl. Rank 0's status; others have none. Not collective. */

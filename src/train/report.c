@@ -53,17 +53,17 @@ void moire_run_progress(const struct moire_run *run, const struct moire_step *st
 
 /* ---- at the end ---- */
 
-static moire_status print_memory(const struct moire_communicator *world)
+/* Maxima over ranks, of each kind by itself. */
+static moire_status print_memory(const struct moire_run *run)
 {
-    int64_t peaks[MOIRE_MEMORY_KINDS];
+    const struct moire_communicator *world = &run->mesh.world;
+    int64_t peaks[MOIRE_MEMORY_KINDS], predicted[MOIRE_MEMORY_KINDS];
     for (int kind = 0; kind < MOIRE_MEMORY_KINDS; kind++)
         peaks[kind] = moire_memory_peak_bytes((moire_memory_kind)kind);
+    MOIRE_TRY(moire_agree(world, moire_run_memory(run, predicted)));
     MOIRE_TRY(moire_max_integers(world, peaks, MOIRE_MEMORY_KINDS));
-    if (world->rank != 0) return MOIRE_OK;
-    printf("\n%-24s %12s\n", "memory of a rank", "peak MiB");
-    for (int kind = 0; kind < MOIRE_MEMORY_KINDS; kind++)
-        printf("%-24s %12.2f\n", moire_memory_kind_name((moire_memory_kind)kind),
-               (double)peaks[kind] / 1048576);
+    MOIRE_TRY(moire_max_integers(world, predicted, MOIRE_MEMORY_KINDS));
+    if (world->rank == 0) moire_train_print_memory(predicted, peaks);
     return MOIRE_OK;
 }
 
@@ -80,7 +80,7 @@ moire_status moire_run_report(struct moire_run *run)
     const struct moire_communicator *world = &run->mesh.world;
     if (world->rank == 0) print_title();
     MOIRE_TRY(moire_phases_print(world));
-    MOIRE_TRY(print_memory(world));
+    MOIRE_TRY(print_memory(run));
     if (world->rank != 0) return MOIRE_OK;
     putchar('\n');
     if (run->evaluated) moire_evaluation_print(&run->evaluation, run->data);

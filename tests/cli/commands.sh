@@ -117,6 +117,7 @@ for ranks in 1 3; do
     prints "train --dry-run at $ranks ranks" "^mesh  *$ranks rank" mpi "$ranks" "$moire" train --dry-run "$examples/tiny.ini" \
         --data.path='text/*'
     check "it counts the data" grep -q "^data .* training sequences, [0-9]* for validation$" "$said"
+    check "it predicts the memory" grep -q "^activations  *[0-9]*\.[0-9][0-9]$" "$said"
 done
 prints "info of another mesh" "^3 ranks on 2 nodes, 3 x 1 (data x expert)" mpi 3 "$moire" info --parallel.expert=1 \
     --parallel.ranks_per_node=2

@@ -25,7 +25,7 @@ for ranks in 1 3; do
     exits "train on $ranks ranks" 0 mpi "$ranks" "$moire" train tiny.ini -o "$run"
     for part in "^moire: [0-9,]* parameters, [0-9,]* active a token; $ranks rank" "^moire: 12 steps of 6 x 32 tokens, written to $run" \
         "^step 12/12 .* loss .* val .* tok/s" "^phase  *calls  *min s  *mean s  *max s at rank  *share" "^  optimizer  *12 " \
-        "^memory of a rank" "^parameters  *[0-9.]*$" "^validation loss [0-9.]* nats a token, perplexity" "text/squares.c  *[0-9]" \
+        "^memory of a rank" "^parameters  *[0-9.]*  *[0-9.]*$" "^validation loss [0-9.]* nats a token, perplexity" "text/squares.c  *[0-9]" \
         "^  expert  *3  *[0-9]" "^written to $run; next: moire generate $run$"; do
         says "it prints '$part'" "$part"
     done

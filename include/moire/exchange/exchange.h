@@ -93,6 +93,14 @@ struct moire_routing {
     const int64_t *targets;      /* instance numbers of the placement */
 };
 
+/* Sizes that memory follows; of a plan: the largest of all its prepares, each by itself. */
+struct moire_plan_rows {
+    int64_t tokens, slots; /* brought */
+    int64_t copies;        /* sent, own-rank ones included */
+    int64_t received;      /* own-rank ones included */
+    int64_t out, in;       /* to and from other ranks */
+};
+
 /* Everything needed to run one exchange. The fields are for reading, valid from prepare to release. */
 struct moire_plan {
     struct moire_exchange *exchange;
@@ -106,6 +114,7 @@ struct moire_plan {
     int64_t segment_count;
     int64_t rows_out[MOIRE_LEVELS]; /* that one dispatch of this rank sends, as the back end moves them */
     bool prepared;
+    struct moire_plan_rows most; /* valid from the first prepare on */
     struct moire_rows **buffers; /* grown with received_rows */
     int buffer_count;
     void *private_state; /* exchange/order.c */
@@ -132,6 +141,21 @@ moire_status moire_exchange_prepare(struct moire_plan *plan, const struct moire_
 void moire_exchange_release(struct moire_plan *plan);
 /* How often memory of this rank has grown in prepare: buffers, staging and tables of the order. */
 int64_t moire_exchange_growths(const struct moire_exchange *exchange);
+
+/* What an exchange is made for, and what its plans meet. */
+struct moire_exchange_sizes {
+    int ranks; /* of its communicator */
+    int64_t instances, local_instances;
+    int contexts;
+    int64_t width;
+    moire_element element;
+    int plans;
+    const struct moire_plan_rows *rows; /* [plans] */
+};
+/* Bytes of kind EXCHANGE that such an exchange and its plans come to hold on a rank, without the buffers of
+ * moire_rows_create. Those and these grow to what is needed, or by a 32nd part where that is more. Not
+ * collective. */
+int64_t moire_exchange_memory(const struct moire_exchange_sizes *sizes);
 
 struct moire_transfer; /* an open context */
 

@@ -72,6 +72,21 @@ struct moire_model_counts {
 };
 moire_status moire_model_count(const struct moire_config *config, struct moire_model_counts *counts);
 
+/* A rank, and the routing that it meets. */
+struct moire_memory_case {
+    int ranks, rank;               /* world */
+    int expert_ranks, expert_rank; /* expert group */
+    int64_t sequences;             /* most in a micro-batch */
+    bool training;
+    const struct moire_plan_rows *rows; /* [MoE layers] */
+};
+/* Adds to bytes[] of kinds PARAMETERS, GRADIENTS, ACTIVATIONS and EXCHANGE what the model comes to hold on
+ * that rank, and gives the sizes of the two runs of its table. A function of its arguments; needs next to no
+ * memory. Not collective. */
+moire_status moire_model_memory(const struct moire_config *config, const struct moire_memory_case *rank,
+                                int64_t bytes[MOIRE_MEMORY_KINDS], int64_t *dense_elements,
+                                int64_t *expert_elements);
+
 /* `sequences`: most that this rank brings in a micro-batch (0 is fine). Parameters are initialised from
  * run.seed. Errors are agreed. Collective over mesh->world, as is the free. */
 moire_status moire_model_create(const struct moire_config *config, const struct moire_mesh *mesh,

@@ -11,6 +11,9 @@
 #include "moire/moe/balance.h"
 #include "moire/moe/experts.h"
 
+/* Transfers that are open at once: a layer ends each before it begins the next. */
+enum { MOIRE_MOE_CONTEXTS = 1 };
+
 struct moire_moe {
     const struct moire_mesh *mesh; /* borrowed */
     const struct moire_router *router;
@@ -65,6 +68,11 @@ void moire_moe_free(struct moire_moe *moe);
  * is collective too; it does nothing on a zeroed layer. */
 moire_status moire_moe_layer_create(struct moire_moe *moe, struct moire_moe_layer *layer);
 void moire_moe_layer_free(struct moire_moe_layer *layer);
+
+/* Adds to bytes[] what moire_moe_create and so many layers come to hold on rank `expert_rank` of an expert
+ * group, buffers of received rows included; rows [layers]. Not collective. */
+void moire_moe_memory(const struct moire_config *config, int expert_ranks, int expert_rank, int64_t tokens,
+                      int layers, const struct moire_plan_rows *rows, int64_t bytes[MOIRE_MEMORY_KINDS]);
 
 /* output [T, D] (a buffer of the exchange) = sum over slots; layer->inputs holds the input rows [T, D]. Timed
  * as ROUTER, PREPARE, DISPATCH, EXPERTS, COMBINE. After a forward that was not training the plan is released

@@ -71,6 +71,16 @@ moire_status moire_train_open_data(const struct moire_config *config, const stru
 /* Largest number of sequences that this rank brings in a micro-batch of train.batch / train.accumulate. Not
  * collective. */
 int64_t moire_train_local_sequences(const struct moire_config *config, const struct moire_mesh *mesh);
+/* Bytes of a training rank by kind, at the peak: parameters, gradients, optimizer, activations, exchange; the
+ * other kinds are 0. A function of its arguments. Not collective. */
+moire_status moire_train_memory(const struct moire_config *config, const struct moire_memory_case *rank,
+                                int64_t bytes[MOIRE_MEMORY_KINDS]);
+/* The same for even routing, maximum over ranks. Collective over the world. */
+moire_status moire_train_memory_even(const struct moire_config *config, const struct moire_mesh *mesh,
+                                     int64_t bytes[MOIRE_MEMORY_KINDS]);
+/* A table on standard output; measured NULL: only what was predicted. Not collective. */
+void moire_train_print_memory(const int64_t predicted[MOIRE_MEMORY_KINDS],
+                              const int64_t measured[MOIRE_MEMORY_KINDS]);
 /* Reads parameters (and, where optimizer is not NULL, moments) of a checkpoint. Fails as
  * moire_checkpoint_read, and with MOIRE_USAGE where model.heads differs, which no tensor's shape shows.
  * *step: optimizer steps done, *sequences: training sequences seen (both may be NULL). Collective over the

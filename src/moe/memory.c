@@ -1,0 +1,50 @@
+/* How much memory the layers come to hold, from sizes alone: setup.c in numbers. */
+#include "moire/cluster/mesh.h"
+#include "moire/moe/layer.h"
+
+static int64_t largest_received(int layers, const struct moire_plan_rows *rows)
+{
+    int64_t largest = 0;
+    for (int i = 0; i < layers; i++)
+        if (rows[i].received > largest) largest = rows[i].received;
+    return largest;
+}
+
+/* Elements that all layers share. */
+static int64_t shared_reals(const struct moire_config *config, int64_t tokens, int64_t received)
+{
+    const int64_t dim = config->model_dim, hidden = config->moe_expert_hidden;
+    return tokens * (config->moe_experts + config->moe_top_k + dim) + received * (2 * dim + 2 * hidden + 1);
+}
+
+static int64_t layer_bytes(const struct moire_config *config, int64_t tokens, int64_t received)
+{
+    const int64_t dim = config->model_dim, hidden = config->moe_expert_hidden, experts = config->moe_experts;
+    const int64_t slots = tokens * config->moe_top_k;
+    const int64_t matrices = config->model_feed_forward == MOIRE_SWIGLU ? 2 : 1;
+    int64_t reals = 2 * tokens * experts + tokens * dim + slots + received * (dim + 1 + matrices * hidden);
+    int64_t words = 2 * experts + (tokens + 1) + (slots + 1) + slots;
+    return reals * (int64_t)sizeof(real) + words * (int64_t)sizeof(int64_t)
+           + slots * (int64_t)(sizeof(int32_t) + sizeof(bool));
+}
+
+void moire_moe_memory(const struct moire_config *config, int expert_ranks, int expert_rank, int64_t tokens,
+                      int layers, const struct moire_plan_rows *rows, int64_t bytes[MOIRE_MEMORY_KINDS])
+{
+    int64_t first, activations;
+    if (layers == 0) return;
+    const struct moire_exchange_sizes sizes = {
+        .ranks = expert_ranks,
+        .instances = config->moe_experts,
+        .local_instances = moire_share(config->moe_experts, expert_ranks, expert_rank, &first),
+        .contexts = MOIRE_MOE_CONTEXTS,
+        .width = config->model_dim,
+        .element = MOIRE_REAL_ELEMENT,
+        .plans = layers,
+        .rows = rows,
+    };
+    activations = shared_reals(config, tokens, largest_received(layers, rows)) * (int64_t)sizeof(real);
+    for (int i = 0; i < layers; i++) activations += layer_bytes(config, tokens, rows[i].received);
+    bytes[MOIRE_MEMORY_ACTIVATIONS] += activations;
+    bytes[MOIRE_MEMORY_EXCHANGE] += moire_exchange_memory(&sizes);
+}
