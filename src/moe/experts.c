@@ -31,6 +31,7 @@ static void backward_matrix(const struct moire_experts *experts, const struct mo
 {
     moire_grouped_backward_weight(rows->instance_begin, experts->instances, experts->dim, experts->hidden,
                                   rows->input, gradient, weight_gradient);
+    if (!input_gradient) return;
     moire_grouped_backward_input(rows->segments, rows->segment_count, experts->dim, experts->hidden, gradient,
                                  weights, accumulate, input_gradient);
 }

@@ -171,8 +171,9 @@ static void route_backward(struct moire_moe_layer *layer, const real *matrix, re
                            &layer->balance, logit_gradients);
     moire_linear_backward_weight(tokens, moe->dim, moe->experts, layer->inputs.data, logit_gradients,
                                  matrix_gradient, NULL);
-    moire_linear_backward_input(tokens, moe->dim, moe->experts, logit_gradients, matrix, true,
-                                input_gradient);
+    if (input_gradient)
+        moire_linear_backward_input(tokens, moe->dim, moe->experts, logit_gradients, matrix, true,
+                                    input_gradient);
     moire_phase_end(MOIRE_PHASE_ROUTER);
 }
 
@@ -210,12 +211,13 @@ moire_status moire_moe_backward(struct moire_moe_layer *layer, const struct moir
     MOIRE_TRY(dispatch(layer->plan, output_gradient, NULL, &moe->output_gradients, NULL));
     const struct moire_expert_rows rows = rows_of(layer);
     moire_phase_begin(MOIRE_PHASE_EXPERTS);
-    moire_experts_backward(&experts, &rows, moe->output_gradients.data, received_gradients->data,
-                           moe->weight_gradients.data, moe->hidden_gradients.data);
+    moire_experts_backward(&experts, &rows, moe->output_gradients.data,
+                           input_gradient ? received_gradients->data : NULL, moe->weight_gradients.data,
+                           moe->hidden_gradients.data);
     moire_phase_end(MOIRE_PHASE_EXPERTS);
     MOIRE_TRY(combine(layer->plan, received_gradients, &moe->weight_gradients, &moe->inputs_gradient,
                       &moe->slot_gradients));
-    moire_add(batch->tokens * moe->dim, moe->inputs_gradient.data, input_gradient);
+    if (input_gradient) moire_add(batch->tokens * moe->dim, moe->inputs_gradient.data, input_gradient);
     route_backward(layer, parameters + router, gradients + router, batch, input_gradient);
     moire_exchange_release(layer->plan);
     return MOIRE_OK;

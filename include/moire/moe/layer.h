@@ -81,6 +81,7 @@ moire_status moire_moe_forward(struct moire_moe_layer *layer, const struct moire
                                const real *parameters, const struct moire_micro_batch *batch,
                                struct moire_rows *output);
 /* output_gradient [T, D] (a buffer of the exchange); input_gradient [T, D] += ; gradients: the arena, += .
+ * input_gradient NULL: not wanted; its products are left out, what travels is the same.
  * Releases the plan. After a forward that was training. An MPI error leaves the plan as it is. */
 moire_status moire_moe_backward(struct moire_moe_layer *layer, const struct moire_tensors *tensors,
                                 const real *parameters, real *gradients,
