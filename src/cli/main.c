@@ -9,7 +9,8 @@
 
 const struct moire_command *const moire_commands[] = {
     &moire_command_train,  &moire_command_eval, &moire_command_generate, &moire_command_inspect,
-    &moire_command_config, &moire_command_info, &moire_command_data,     &moire_command_help,
+    &moire_command_config, &moire_command_info, &moire_command_data,     &moire_command_bench,
+    &moire_command_help,
 };
 const int moire_command_count = sizeof moire_commands / sizeof *moire_commands;
 

@@ -21,7 +21,7 @@ prints() {
 
 prints "--help gives an overview" "^Usage: moire COMMAND" "$moire" --help
 commands=$(sed -n 's/^  \([a-z]*\)  .*/\1/p' "$said")
-check "it knows the commands of the design" test "$(echo $commands)" = "train eval generate inspect config info data help"
+check "it knows the commands of the design" test "$(echo $commands)" = "train eval generate inspect config info data bench help"
 for command in $commands; do
     prints "$command --help" "^Usage: moire $command " "$moire" "$command" --help
     cp "$said" "$scratch/help"

@@ -20,7 +20,8 @@ extern const struct moire_command *const moire_commands[];
 extern const int moire_command_count;
 
 extern const struct moire_command moire_command_train, moire_command_eval, moire_command_generate,
-    moire_command_inspect, moire_command_config, moire_command_info, moire_command_data, moire_command_help;
+    moire_command_inspect, moire_command_config, moire_command_info, moire_command_data, moire_command_bench,
+    moire_command_help;
 
 /* MOIRE_USAGE with the nearest name where there is no such command. */
 moire_status moire_cli_find_command(const char *name, const struct moire_command **command);

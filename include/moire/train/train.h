@@ -36,6 +36,15 @@
  * Collective over the world. */
 moire_status moire_train(const struct moire_config *config);
 
+/* The same steps one by one, for measurements: nothing is written, no checkpoint is read. */
+struct moire_trainer;
+/* The configuration is borrowed. Collective over the world, as are the others. */
+moire_status moire_trainer_create(const struct moire_config *config, struct moire_trainer **trainer);
+/* From data to update. Loss (nats a token) and bytes that the exchange moved by level, both of all ranks.
+ * MOIRE_NOT_FINITE as moire_train. */
+moire_status moire_trainer_step(struct moire_trainer *trainer, double *loss, double bytes[MOIRE_LEVELS]);
+void moire_trainer_free(struct moire_trainer *trainer); /* NULL is fine */
+
 /* Validation loss, total and by domain. The same on all ranks. */
 struct moire_evaluation {
     double loss; /* nats a token; NaN where there is no token */

@@ -1,0 +1,100 @@
+#!/bin/sh
+# moire bench: what it prints, not how fast it is.
+. "${top_srcdir:-.}/tests/support/tap.sh"
+. "$top_srcdir/tests/cli/tiny.sh"
+bench() { "$moire" bench "$@" --bench.seconds=0 --bench.samples=6; }
+mpi_bench() { ranks=$1; shift; mpi "$ranks" "$moire" bench "$@" --bench.seconds=0 --bench.samples=6; }
+fits() { awk 'length > 80 { print "too long: " $0; bad = 1 } END { exit bad }' "$1"; }
+# prints NAME TEXT COMMAND...: exit code 0, TEXT in the output, which stays in $said.
+prints() {
+    name=$1; text=$2; shift 2
+    if ! "$@" >"$said" 2>&1; then failed "$name"
+    elif ! grep -q -e "$text" "$said"; then failed "$name (no '$text' in the output)"
+    else pass "$name"; fi
+}
+# has_header BENCH RANKS: the settings that every report begins with.
+has_header() {
+    for line in "moire bench: $1\$" "version: [0-9]" "time: 20" "host: ." "ranks: $2 on 1 node" "threads: 1 a rank" "blas: OpenBLAS" \
+        "measured: median" "model.dim: 16" "bench.seconds: 0"; do
+        grep -q "^# $line" "$said" || { echo "no $line"; return 1; }
+    done
+}
+# csv_of TABLE: its lines, names first; every line has as many fields as the names.
+csv_of() { awk -v table="# table: $1" '/^# table: / { inside = ($0 == table); next } /^#/ { next } inside' "$said"; }
+even() { csv_of "$1" | awk -F, 'NR == 1 { n = NF } NF != n { exit 1 } END { exit NR < 2 }'; }
+
+# ---- gemm ----
+
+prints "gemm" "^head  *weight  *3  *[0-9.]" bench gemm tiny.ini --bench.rows=1,3
+check "its header" has_header gemm 1
+check "80 columns" fits "$said"
+check "six shapes, three products, two numbers of rows" test "$(grep -c '^[a-z].* \(yes\|no\) *$' "$said")" -eq 36
+check "the number of samples and of the warm-up" grep -q "^# run router: 6 samples after a warm-up of 3, " "$said"
+prints "gemm of a dense model" "^feed_forward.up  *input  *2 " bench gemm tiny.ini --moe.layers=none --bench.rows=2
+check "has no experts" sh -c '! grep -q "^experts\|^router" "$1"' sh "$said"
+
+# ---- layer ----
+
+prints "layer" "^layer  *[0-9.]" bench layer tiny.ini
+check "its header" has_header layer 1
+check "80 columns" fits "$said"
+for phase in forward backward '  router' '  prepare' '  dispatch' '  experts' '  combine' optimizer; do
+    grep -q "^$phase  *[12].0 " "$said" || echo "no $phase"
+done >missing
+check "its phases" test ! -s missing
+check "its FLOP: three matrices and the router, three times" grep -q "1.843e+06 FLOP" "$said"
+prints "layer without the gradient of the input" "without the" bench layer tiny.ini --bench.input_grad=no --model.feed_forward=gelu \
+    --format=csv
+check "csv: the result" even result
+check "csv: the phases" even phases
+check "csv: a line for the layer" sh -c 'printf "%s\n" "$1" | grep -q "^layer,"' sh "$(csv_of result)"
+for ranks in 2 3; do
+    prints "layer at $ranks ranks" "^layer  *[0-9.]" mpi_bench "$ranks" layer tiny.ini
+    check "its header" has_header layer "$ranks"
+done
+
+# ---- step ----
+
+for ranks in 1 2; do
+    prints "step at $ranks ranks" "^step  *[0-9.]" mpi_bench "$ranks" step tiny.ini
+    check "its header" has_header step "$ranks"
+    check "80 columns" fits "$said"
+    check "a table of phases with one step a call" grep -q "^step  *1.0 .* 1.000$" "$said"
+done
+check "nothing was written" test ! -e run
+prints "step as json" '"tokens/s"' mpi_bench 2 step tiny.ini --format=json
+if python3 -c 'import json' 2>/dev/null; then
+    cat >read.py <<'PYTHON'
+import json, sys
+report = json.load(open(sys.argv[1]))
+assert report["header"]["moire bench"] == "step"
+row, = report["tables"]["result"]
+assert row["what"] == "step" and row["ms"] > 0 and row["low"] <= row["ms"] <= row["high"]
+assert len(report["tables"]["phases"]) > 5
+samples = report["samples"]["step"]
+assert len(samples["step"]) == len(samples["peak"]) == 6 and all(len(s) == 2 for s in samples["step"])
+PYTHON
+    check "json is valid, with samples by rank" python3 read.py "$said"
+else
+    skip "json is valid, with samples by rank" "there is no python3"
+fi
+bench layer tiny.ini --format=csv --output=report.csv >"$said" 2>&1
+check "a report in a file: nothing is said" test ! -s "$said"
+cp report.csv "$said"
+check "it is whole" even phases
+
+# ---- what cannot be measured ----
+
+check_fails "no name" 2 "found no name, expected gemm, layer or step" "$moire" bench
+check_fails "an unknown name" 2 "unknown benchmark 'stop'; did you mean 'step'?" "$moire" bench stop tiny.ini
+check_fails "no configuration" 2 "no configuration was given" "$moire" bench step
+check_fails "an unknown format" 2 "unknown format of moire bench 'jsn'; did you mean 'json'?" bench step tiny.ini --format=jsn
+check_fails "an option that is nearly one" 2 "unknown option --formt of moire bench; did you mean --format?" \
+    "$moire" bench step tiny.ini --formt=csv
+check_fails "rows that are no numbers" 2 "bench.rows must be auto or numbers of rows" bench gemm tiny.ini --bench.rows=1,x
+check_fails "too many rows" 2 "bench.rows must be auto or numbers of rows" bench gemm tiny.ini --bench.rows=8193
+check_fails "more choices than experts" 2 "top_k" bench layer tiny.ini --moe.top_k=5
+check_fails "a place that cannot be written to" 1 "nowhere" bench layer tiny.ini --output=nowhere/report
+check_fails "numbers that run away" 1 "step [0-9]*: the .* is -*\(nan\|inf\)" bench step tiny.ini --train.learning_rate=1e6 --train.clip=none --train.warmup=0 \
+    --train.router_learning_rate=1e6
+finish
