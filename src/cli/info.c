@@ -1,5 +1,4 @@
 /* moire info */
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -7,6 +6,7 @@
 #include "moire/base/log.h"
 #include "moire/base/real.h"
 #include "moire/cli/cli.h"
+#include "moire/cluster/binding.h"
 #include "moire/compute/linear.h"
 #include "moire/exchange/exchange.h"
 #include "moire/io/data.h"
@@ -14,35 +14,15 @@
 #include "moire/moe/router.h"
 #include "moire/train/optimizer.h"
 
-/* "0-1,4": the processors that this process may run on; ends in ",..." where the text is too small. */
-static void binding(char *text, size_t bytes)
-{
-    cpu_set_t set;
-    size_t at = 0;
-    snprintf(text, bytes, "unknown");
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return;
-    for (int first = 0; first < CPU_SETSIZE; first++) {
-        int last = first;
-        if (!CPU_ISSET(first, &set)) continue;
-        while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &set)) last++;
-        if (at + sizeof ",1023-1023,..." > bytes) {
-            snprintf(text + at, bytes - at, ",...");
-            return;
-        }
-        at += (size_t)snprintf(text + at, bytes - at, last > first ? "%s%d-%d" : "%s%d", at ? "," : "", first,
-                               last);
-        first = last;
-    }
-}
-
 /* One line a rank, in order. Collective. */
 static moire_status print_ranks(const struct moire_mesh *mesh)
 {
     enum { LINE = 128 };
-    char line[LINE], cpus[29];
-    binding(cpus, sizeof cpus);
+    char line[LINE];
+    struct moire_binding binding;
+    MOIRE_TRY(moire_binding_find(&mesh->world, moire_compute_threads(), &binding));
     snprintf(line, sizeof line, "  %5d  %-20.20s  %5d  %7d  cpus %s", mesh->world.rank, moire_where.node,
-             mesh->node_of[mesh->world.rank], moire_compute_threads(), cpus);
+             mesh->node_of[mesh->world.rank], binding.threads, binding.text);
     if (mesh->world.rank == 0) printf("\n   rank  host                   node  threads  binding\n");
     for (int rank = 0; rank < mesh->world.size; rank++) {
         char other[LINE];
@@ -50,7 +30,8 @@ static moire_status print_ranks(const struct moire_mesh *mesh)
         MOIRE_TRY(moire_broadcast(&mesh->world, other, LINE, rank));
         if (mesh->world.rank == 0) puts(other);
     }
-    return MOIRE_OK;
+    fflush(stdout);
+    return moire_binding_warn(&mesh->world, &binding);
 }
 
 static void print_row(const char *name, const char *help)
@@ -120,7 +101,8 @@ const struct moire_command moire_command_info = {
     .arguments = "[FILE.ini] [--section.key=value ...]",
     .summary = "versions, back ends, ranks, nodes, binding and memory",
     .details = "Versions of every library, the ranks with node, threads and binding, and the\n"
-               "tables of back ends, routers, token sources and schedules.\n"
+               "tables of back ends, routers, token sources and schedules. Warns where ranks\n"
+               "share processors or have fewer of them than threads.\n"
                "\n"
                "  moire info\n"
                "  mpirun -n 4 moire info --parallel.expert=2",

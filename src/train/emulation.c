@@ -28,7 +28,8 @@ moire_status moire_emulation_start(const struct moire_config *config)
     moire_emulate_describe(text, sizeof text);
     if (moire_where.rank == 0)
         moire_warn("compute is %s a rank: rows travel, products only take their time, losses and norms say "
-                   "nothing; no checkpoint is written and nothing is evaluated", text);
+                   "nothing; no checkpoint is written and nothing is evaluated",
+                   text);
     return MOIRE_OK;
 }
 
@@ -54,13 +55,15 @@ moire_status moire_emulation_check_directory(const struct moire_run *run)
     if (strcmp(resume, "auto") != 0)
         return moire_fail(MOIRE_USAGE,
                           "emulated compute cannot go on from a checkpoint; found checkpoint.resume = %s, "
-                          "expected auto or never", resume);
+                          "expected auto or never",
+                          resume);
     MOIRE_TRY(moire_checkpoint_latest(run->checkpoints, &path));
     if (!path) return MOIRE_OK;
     moire_status status = moire_fail(
         MOIRE_USAGE,
         "emulated compute would write over the metrics of a real run; found %s, expected a run.dir without "
-        "checkpoints; try another run.dir, or checkpoint.resume = never", path);
+        "checkpoints; try another run.dir, or checkpoint.resume = never",
+        path);
     moire_release(path);
     return status;
 }

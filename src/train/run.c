@@ -6,6 +6,7 @@
 #include "moire/base/file.h"
 #include "moire/base/log.h"
 #include "moire/base/random.h"
+#include "moire/cluster/binding.h"
 #include "moire/compute/emulate.h"
 #include "moire/compute/linear.h"
 #include "train/private.h"
@@ -43,6 +44,15 @@ static moire_status check_config(struct moire_run *run)
     if (status == MOIRE_OK) status = moire_model_check(run->config);
     if (status == MOIRE_OK) status = moire_emulation_start(run->config);
     return moire_agree(&run->mesh.world, status);
+}
+
+/* Emulated ranks sleep: they may share. */
+static moire_status check_binding(const struct moire_communicator *world)
+{
+    struct moire_binding binding;
+    if (moire_is_emulated()) return MOIRE_OK;
+    MOIRE_TRY(moire_binding_find(world, moire_compute_threads(), &binding));
+    return moire_binding_warn(world, &binding);
 }
 
 static moire_status join(const char *directory, const char *name, char **path)
@@ -91,6 +101,7 @@ moire_status moire_run_create(const struct moire_config *config, struct moire_ru
     MOIRE_TRY(check_same_config(config));
     MOIRE_TRY(moire_mesh_create(config, &run->mesh));
     MOIRE_TRY(check_config(run));
+    MOIRE_TRY(check_binding(&run->mesh.world));
     MOIRE_TRY(moire_train_open_data(config, &run->mesh, &run->data));
     int64_t sequences = moire_train_local_sequences(config, &run->mesh);
     MOIRE_TRY(moire_model_create(config, &run->mesh, sequences, true, &run->model));

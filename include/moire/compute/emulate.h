@@ -3,8 +3,9 @@
  * travel. One switch for the process, off at the start. None is collective; the main thread calls.
  *
  * While it is on, of the functions of compute
- *   products (linear.h) and attention wait for FLOP / rate and touch no data: 2 FLOP for each multiplication
- *     with its addition; attention is causal, so half of S x S counts, twice as much backward as forward;
+ *   products (linear.h) and attention wait for FLOP / rate and touch no data: 2 FLOP for each
+ *     multiplication with its addition; attention is causal, so half of S x S counts, twice as much backward
+ *     as forward;
  *   cross entropy gives log V, the loss of a model that knows nothing; sums of squares are 0; norms copy their
  *     rows; the gradients of slot weights are 0;
  *   activations, rotary, gradients of norms and embeddings, the update and what else only runs through memory
