@@ -201,7 +201,7 @@ static void a_loss_that_is_no_number_ends_all(void)
              "%s/checkpoints/step-00000004.h5",
              scratch);
     expect_agreed(train(&config), MOIRE_NOT_FINITE, text);
-    expect(said.text[0] == '\0' || test_rank == some_rank());
+    expect(!strstr(said.text, "moire: rank") || test_rank == some_rank()); /* warnings may stand there */
     expect(latest_step() == 4);
     expect(metrics_lines() == 5);
     clean(&config);
