@@ -200,6 +200,15 @@ static moire_status open_report(struct moire_bench_run *run, const char *name, c
     return describe(run, name);
 }
 
+static moire_status check_mode(const struct moire_config *config, const struct moire_bench *which)
+{
+    if (which->emulates || config->compute_mode != MOIRE_COMPUTE_EMULATE) return MOIRE_OK;
+    return moire_fail(MOIRE_USAGE,
+                      "moire bench %s has nothing to measure where nothing is computed; found compute.mode = "
+                      "emulate, expected real; try moire bench step",
+                      which->name);
+}
+
 static moire_status bench(const struct moire_config *config, const struct moire_bench *which,
                           const char *format, const char *output)
 {
@@ -239,6 +248,7 @@ static moire_status run(int argc, char **argv)
                *output = moire_cli_option(&argc, argv, "--output");
     MOIRE_TRY(moire_cli_agree(find(&argc, argv, &which)));
     moire_status status = moire_cli_load_all(argc, argv, true, &config);
+    if (status == MOIRE_OK) status = moire_cli_agree(check_mode(&config, which));
     if (status == MOIRE_OK) status = bench(&config, which, format, output);
     moire_config_free(&config);
     return status;
@@ -246,8 +256,9 @@ static moire_status run(int argc, char **argv)
 
 const struct moire_command moire_command_bench = {
     .name = "bench",
-    .arguments = "gemm|layer|step FILE.ini [--section.key=value ...]\n"
-                 "... [--format=text|csv|json] [--output=FILE]",
+    .arguments = "gemm FILE.ini [--section.key=value ...]\n"
+                 "layer FILE.ini [--section.key=value ...]\n"
+                 "step FILE.ini [--section.key=value ...]",
     .summary = "measure products, one MoE layer or a training step",
     .details = "gemm measures the products of the shapes that the configuration uses: forward,\n"
                "and backward for the input and for the weights, by number of rows (bench.rows).\n"
@@ -256,13 +267,14 @@ const struct moire_command moire_command_bench = {
                "tokens, with the code of moire train. Nothing is trained or kept.\n"
                "\n"
                "Rates are also given as share of the peak: the best 2048^3 product of the same\n"
-               "run, type, ranks and threads. Lines that begin with # hold every setting; json\n"
-               "has the samples of all ranks too. A benchmark whose results are wrong fails.\n"
+               "run, type, ranks and threads. Lines that begin with # hold every setting.\n"
+               "--format=text|csv|json: json has the samples of all ranks too. --output=FILE:\n"
+               "written there at the end. A benchmark whose results are wrong fails.\n"
                "\n"
                "  moire bench gemm examples/tiny.ini --bench.rows=1,16,256\n"
                "  moire bench layer benchmarks/layer.ini --bench.input_grad=no\n"
                "  mpirun -n 2 moire bench step examples/synthetic.ini --format=json",
-    .sections = "bench run model moe parallel exchange train",
+    .sections = "bench run model moe parallel exchange compute train",
     .options = "--format= --output=",
     .mpi = true,
     .run = run,

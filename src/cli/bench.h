@@ -52,7 +52,8 @@ struct moire_bench_run {
 
 /* A benchmark: one file, one line in the table of bench.c. Collective over the world. */
 struct moire_bench {
-    const char *name, *help;
+    const char *name;
+    bool emulates; /* also with compute.mode = emulate */
     moire_status (*run)(struct moire_bench_run *run);
 };
 extern const struct moire_bench moire_bench_gemm, moire_bench_layer, moire_bench_step;

@@ -283,6 +283,5 @@ static moire_status run_gemm(struct moire_bench_run *run)
 
 const struct moire_bench moire_bench_gemm = {
     .name = "gemm",
-    .help = "the products of a configuration's shapes",
     .run = run_gemm,
 };

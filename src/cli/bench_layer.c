@@ -258,6 +258,5 @@ static moire_status run_bench(struct moire_bench_run *run)
 
 const struct moire_bench moire_bench_layer = {
     .name = "layer",
-    .help = "one MoE layer: forward, backward, update",
     .run = run_bench,
 };

@@ -92,6 +92,6 @@ static moire_status run_bench(struct moire_bench_run *run)
 
 const struct moire_bench moire_bench_step = {
     .name = "step",
-    .help = "whole training steps",
+    .emulates = true,
     .run = run_bench,
 };

@@ -192,6 +192,7 @@ static moire_status print_completion(void)
            "    case ${COMP_WORDS[1]}:$COMP_CWORD:$current in\n"
            "        help:2:*) words=\"$words $commands\" ;;\n"
            "        data:2:[!-]* | data:2:) words='inspect build' ;;\n"
+           "        bench:2:[!-]* | bench:2:) words='gemm layer step' ;;\n"
            "        *:-*) ;;\n"
            "        *) return 0 ;;\n"
            "    esac\n"

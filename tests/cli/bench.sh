@@ -62,6 +62,8 @@ for ranks in 1 2; do
     check "a table of phases with one step a call" grep -q "^step  *1.0 .* 1.000$" "$said"
 done
 check "nothing was written" test ! -e run
+prints "emulated compute says so" "^# compute: emulated at 1e+*11 FLOP/s a rank" mpi_bench 2 step tiny.ini --compute.mode=emulate \
+    --compute.rate=1e11 --moe.router=forced
 prints "step as json" '"tokens/s"' mpi_bench 2 step tiny.ini --format=json
 if python3 -c 'import json' 2>/dev/null; then
     cat >read.py <<'PYTHON'
@@ -93,6 +95,7 @@ check_fails "an option that is nearly one" 2 "unknown option --formt of moire be
     "$moire" bench step tiny.ini --formt=csv
 check_fails "rows that are no numbers" 2 "bench.rows must be auto or numbers of rows" bench gemm tiny.ini --bench.rows=1,x
 check_fails "too many rows" 2 "bench.rows must be auto or numbers of rows" bench gemm tiny.ini --bench.rows=8193
+check_fails "layers that compute nothing" 2 "found compute.mode = emulate, expected real" bench layer tiny.ini --compute.mode=emulate
 check_fails "more choices than experts" 2 "top_k" bench layer tiny.ini --moe.top_k=5
 check_fails "a place that cannot be written to" 1 "nowhere" bench layer tiny.ini --output=nowhere/report
 check_fails "numbers that run away" 1 "step [0-9]*: the .* is -*\(nan\|inf\)" bench step tiny.ini --train.learning_rate=1e6 --train.clip=none --train.warmup=0 \

@@ -166,6 +166,7 @@ info"
     check "options" test "$(completes "moire inspect --ver")" = "--verify"
     check "only those of the command" test -z "$(completes "moire inspect --train.ste")"
     check "actions" test "$(completes "moire data bu")" = "build"
+    check "benchmarks" test "$(completes "moire bench la")" = "layer"
     check "nothing where a file is meant" test -z "$(completes "moire train exa")"
 else
     skip "bash takes the completion" "there is no bash"
