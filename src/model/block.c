@@ -106,7 +106,8 @@ void moire_feed_forward_hidden(const struct moire_model *model, int64_t tokens, 
         moire_gelu_forward(tokens, model->hidden_size, up, NULL, hidden);
 }
 
-static void dense_forward(struct moire_model *model, struct moire_block *block, int64_t tokens, real *next)
+/* gate_rows and up_rows. */
+static void dense_rows(struct moire_model *model, struct moire_block *block, int64_t tokens)
 {
     int64_t dim = model->dim, hidden_size = model->hidden_size;
     if (block->gate >= 0)
@@ -115,8 +116,13 @@ static void dense_forward(struct moire_model *model, struct moire_block *block, 
                              block->gate_rows);
     moire_linear_forward(tokens, dim, hidden_size, block->feed_forward_input, parameter(model, block->up),
                          parameter(model, block->up_bias), block->up_rows);
+}
+
+static void dense_forward(struct moire_model *model, struct moire_block *block, int64_t tokens, real *next)
+{
+    dense_rows(model, block, tokens);
     moire_feed_forward_hidden(model, tokens, block->gate_rows, block->up_rows, model->hidden);
-    linear_onto(tokens, hidden_size, dim, model->hidden, parameter(model, block->down),
+    linear_onto(tokens, model->hidden_size, model->dim, model->hidden, parameter(model, block->down),
                 parameter(model, block->down_bias), block->middle, next);
 }
 
@@ -159,18 +165,23 @@ static moire_status experts_forward(struct moire_model *model, struct moire_bloc
     return MOIRE_OK;
 }
 
+static void feed_forward_norm(struct moire_model *model, struct moire_block *block, int64_t tokens)
+{
+    moire_phase_begin(MOIRE_PHASE_NORM);
+    moire_norm_forward(tokens, model->dim, model->config.model_norm_epsilon, block->middle,
+                       parameter(model, block->feed_forward_norm),
+                       parameter(model, block->feed_forward_norm_bias), block->feed_forward_input,
+                       block->feed_forward_norm_saved);
+    moire_phase_end(MOIRE_PHASE_NORM);
+}
+
 moire_status moire_block_forward(struct moire_model *model, struct moire_block *block,
                                  const struct moire_micro_batch *batch, real *next)
 {
     moire_status status = MOIRE_OK;
     moire_where.layer = block->layer;
     attention_forward(model, block, batch->tokens);
-    moire_phase_begin(MOIRE_PHASE_NORM);
-    moire_norm_forward(batch->tokens, model->dim, model->config.model_norm_epsilon, block->middle,
-                       parameter(model, block->feed_forward_norm),
-                       parameter(model, block->feed_forward_norm_bias), block->feed_forward_input,
-                       block->feed_forward_norm_saved);
-    moire_phase_end(MOIRE_PHASE_NORM);
+    feed_forward_norm(model, block, batch->tokens);
     moire_phase_begin(MOIRE_PHASE_FEED_FORWARD);
     if (block->is_moe)
         status = experts_forward(model, block, batch, next);
@@ -180,10 +191,26 @@ moire_status moire_block_forward(struct moire_model *model, struct moire_block *
     return status;
 }
 
+/* What the block did not keep: the same calls with the same operands, and so the same bits. */
+static moire_status forward_again(struct moire_model *model, struct moire_block *block, int64_t tokens)
+{
+    if (model->config.train_recompute == MOIRE_RECOMPUTE_NONE) return MOIRE_OK;
+    if (model->config.train_recompute == MOIRE_RECOMPUTE_LAYER) attention_forward(model, block, tokens);
+    feed_forward_norm(model, block, tokens);
+    moire_phase_begin(MOIRE_PHASE_FEED_FORWARD);
+    if (block->is_moe)
+        MOIRE_TRY(moire_moe_forward_again(&block->moe, &model->tensors, model->parameters));
+    else
+        dense_rows(model, block, tokens);
+    moire_phase_end(MOIRE_PHASE_FEED_FORWARD);
+    return MOIRE_OK;
+}
+
 moire_status moire_block_backward(struct moire_model *model, struct moire_block *block,
                                   const struct moire_micro_batch *batch)
 {
     moire_where.layer = block->layer;
+    MOIRE_TRY(forward_again(model, block, batch->tokens));
     moire_phase_begin(MOIRE_PHASE_FEED_FORWARD);
     if (block->is_moe) {
         moire_fill(batch->tokens * model->dim, 0, model->rows_gradient);

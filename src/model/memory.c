@@ -11,18 +11,36 @@ static real *take(struct moire_model *model, int64_t rows, int64_t columns)
     return moire_arena_take(&model->activations, rows * columns, sizeof(real));
 }
 
-/* What a block keeps. Without training all blocks share the rows of the first: nothing is kept. */
-static void take_block(struct moire_model *model, struct moire_block *block, int64_t tokens)
+/* What a block keeps is its own; the rest is that of the first block, for the one that is at work. */
+static bool keeps_attention(const struct moire_model *model)
+{
+    return model->training && model->config.train_recompute != MOIRE_RECOMPUTE_LAYER;
+}
+
+static bool keeps_feed_forward(const struct moire_model *model)
+{
+    return model->training && model->config.train_recompute == MOIRE_RECOMPUTE_NONE;
+}
+
+static void take_attention(struct moire_model *model, struct moire_block *block, int64_t tokens)
 {
     int64_t width = (model->heads + 2 * model->kv_heads) * model->head_dim;
-    block->input = take(model, tokens, model->dim);
     block->attention_norm_saved = take(model, tokens, 2);
     block->attention_input = take(model, tokens, model->dim);
     block->qkv_rows = take(model, tokens, width);
     block->attention_saved = take(model, tokens, model->heads);
     block->attention_rows = take(model, tokens, model->dim);
     block->middle = take(model, tokens, model->dim);
-    block->feed_forward_norm_saved = take(model, tokens, 2);
+}
+
+static void share_attention(const struct moire_block *from, struct moire_block *block)
+{
+    block->attention_norm_saved = from->attention_norm_saved;
+    block->attention_input = from->attention_input;
+    block->qkv_rows = from->qkv_rows;
+    block->attention_saved = from->attention_saved;
+    block->attention_rows = from->attention_rows;
+    block->middle = from->middle;
 }
 
 static void take_dense(struct moire_model *model, struct moire_block *block, int64_t tokens)
@@ -30,18 +48,6 @@ static void take_dense(struct moire_model *model, struct moire_block *block, int
     block->feed_forward_input = take(model, tokens, model->dim);
     block->gate_rows = block->gate >= 0 ? take(model, tokens, model->hidden_size) : NULL;
     block->up_rows = take(model, tokens, model->hidden_size);
-}
-
-static void share_block(const struct moire_block *from, struct moire_block *block)
-{
-    block->input = from->input;
-    block->attention_norm_saved = from->attention_norm_saved;
-    block->attention_input = from->attention_input;
-    block->qkv_rows = from->qkv_rows;
-    block->attention_saved = from->attention_saved;
-    block->attention_rows = from->attention_rows;
-    block->middle = from->middle;
-    block->feed_forward_norm_saved = from->feed_forward_norm_saved;
 }
 
 static void share_dense(const struct moire_block *from, struct moire_block *block)
@@ -55,14 +61,16 @@ static void take_blocks(struct moire_model *model, int64_t tokens)
 {
     const struct moire_block *first_dense = NULL;
     for (int64_t layer = 0; layer < model->layers; layer++) {
-        struct moire_block *block = &model->blocks[layer];
-        if (layer == 0 || model->training)
-            take_block(model, block, tokens);
-        else
-            share_block(&model->blocks[0], block);
+        struct moire_block *first = &model->blocks[0], *block = &model->blocks[layer];
+        block->input = layer == 0 || model->training ? take(model, tokens, model->dim) : first->input;
+        if (layer == 0 || keeps_attention(model)) take_attention(model, block, tokens);
+        else share_attention(first, block);
+        block->feed_forward_norm_saved = layer == 0 || keeps_feed_forward(model)
+                                             ? take(model, tokens, 2)
+                                             : first->feed_forward_norm_saved;
         if (block->is_moe) {
             block->feed_forward_input = block->moe.inputs.data;
-        } else if (model->training || !first_dense) {
+        } else if (keeps_feed_forward(model) || !first_dense) {
             take_dense(model, block, tokens);
             first_dense = block;
         } else {

@@ -329,15 +329,18 @@ static bool place_is_bad(const struct place *places, size_t count, int64_t token
 static bool block_is_bad(const struct moire_model *model, const struct moire_block *block, int64_t tokens,
                          const char **name)
 {
+    /* what is not kept is that of another block */
+    const int recompute = model->config.train_recompute;
+    const bool attention = recompute != MOIRE_RECOMPUTE_LAYER, feed_forward = recompute == MOIRE_RECOMPUTE_NONE;
     const struct place places[] = {
         { "input", block->input, model->dim },
-        { "query, key and value rows", block->qkv_rows,
+        { "query, key and value rows", attention ? block->qkv_rows : NULL,
           (model->heads + 2 * model->kv_heads) * model->head_dim },
-        { "attention rows", block->attention_rows, model->dim },
-        { "attention output", block->middle, model->dim },
-        { "feed-forward input", block->feed_forward_input, model->dim },
+        { "attention rows", attention ? block->attention_rows : NULL, model->dim },
+        { "attention output", attention ? block->middle : NULL, model->dim },
+        { "feed-forward input", feed_forward ? block->feed_forward_input : NULL, model->dim },
         { "router logits", block->is_moe ? block->moe.logits : NULL, model->moe.experts },
-        { "feed-forward rows", block->is_moe ? NULL : block->up_rows, model->hidden_size },
+        { "feed-forward rows", block->is_moe || !feed_forward ? NULL : block->up_rows, model->hidden_size },
     };
     return place_is_bad(places, sizeof places / sizeof *places, tokens, name);
 }

@@ -12,14 +12,21 @@ static void activate(const struct moire_experts *experts, const struct moire_exp
     else moire_gelu_forward(rows->rows, experts->hidden, rows->up, rows->weights, rows->hidden);
 }
 
-void moire_experts_forward(const struct moire_experts *experts, const struct moire_expert_rows *rows,
-                           real *output)
+void moire_experts_forward_again(const struct moire_experts *experts, const struct moire_expert_rows *rows)
 {
     const struct moire_segment *segments = rows->segments;
     const int64_t count = rows->segment_count, dim = experts->dim, hidden = experts->hidden;
     if (experts->kind == MOIRE_SWIGLU)
         moire_grouped_forward(segments, count, dim, hidden, rows->input, experts->gate, rows->gate);
     moire_grouped_forward(segments, count, dim, hidden, rows->input, experts->up, rows->up);
+}
+
+void moire_experts_forward(const struct moire_experts *experts, const struct moire_expert_rows *rows,
+                           real *output)
+{
+    const struct moire_segment *segments = rows->segments;
+    const int64_t count = rows->segment_count, dim = experts->dim, hidden = experts->hidden;
+    moire_experts_forward_again(experts, rows);
     activate(experts, rows);
     moire_grouped_forward(segments, count, hidden, dim, rows->hidden, experts->down, output);
 }

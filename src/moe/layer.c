@@ -49,10 +49,10 @@ static struct moire_expert_rows rows_of(const struct moire_moe_layer *layer)
         .segment_count = plan->segment_count,
         .instance_begin = plan->instance_begin,
         .rows = plan->received_rows,
-        .input = layer->received.data,
-        .weights = layer->received_weights.data,
-        .gate = layer->gate.data,
-        .up = layer->up.data,
+        .input = layer->received->rows.data,
+        .weights = layer->received->weights.data,
+        .gate = layer->received->gate.data,
+        .up = layer->received->up.data,
         .hidden = layer->moe->hidden.data,
     };
 }
@@ -187,14 +187,28 @@ moire_status moire_moe_forward(struct moire_moe_layer *layer, const struct moire
 
     moire_status local = route(layer, parameters + offset_of(tensors, layer->router_tensor), batch);
     MOIRE_TRY(prepare(layer, batch, local));
-    MOIRE_TRY(dispatch(layer->plan, &layer->inputs, &layer->slot_weights, &layer->received,
-                       &layer->received_weights));
+    MOIRE_TRY(dispatch(layer->plan, &layer->inputs, &layer->slot_weights, &layer->received->rows,
+                       &layer->received->weights));
     const struct moire_expert_rows rows = rows_of(layer);
     moire_phase_begin(MOIRE_PHASE_EXPERTS);
     moire_experts_forward(&experts, &rows, moe->outputs.data);
     moire_phase_end(MOIRE_PHASE_EXPERTS);
     MOIRE_TRY(combine(layer->plan, &moe->outputs, NULL, output, NULL));
     if (!batch->training) moire_exchange_release(layer->plan);
+    return MOIRE_OK;
+}
+
+moire_status moire_moe_forward_again(struct moire_moe_layer *layer, const struct moire_tensors *tensors,
+                                     const real *parameters)
+{
+    if (!layer->moe->recompute) return MOIRE_OK;
+    const struct moire_experts experts = experts_of(layer, tensors, parameters, NULL);
+    MOIRE_TRY(dispatch(layer->plan, &layer->inputs, &layer->slot_weights, &layer->received->rows,
+                       &layer->received->weights));
+    const struct moire_expert_rows rows = rows_of(layer);
+    moire_phase_begin(MOIRE_PHASE_EXPERTS);
+    moire_experts_forward_again(&experts, &rows);
+    moire_phase_end(MOIRE_PHASE_EXPERTS);
     return MOIRE_OK;
 }
 

@@ -17,12 +17,19 @@ static int64_t shared_reals(const struct moire_config *config, int64_t tokens, i
     return tokens * (config->moe_experts + config->moe_top_k + dim) + received * (2 * dim + 2 * hidden + 1);
 }
 
+/* Elements of inputs and received rows: of each layer, or with train.recompute of all. */
+static int64_t kept_reals(const struct moire_config *config, int64_t tokens, int64_t received)
+{
+    const int64_t matrices = config->model_feed_forward == MOIRE_SWIGLU ? 2 : 1;
+    return tokens * config->model_dim
+           + received * (config->model_dim + 1 + matrices * config->moe_expert_hidden);
+}
+
 static int64_t layer_bytes(const struct moire_config *config, int64_t tokens, int64_t received)
 {
-    const int64_t dim = config->model_dim, hidden = config->moe_expert_hidden, experts = config->moe_experts;
-    const int64_t slots = tokens * config->moe_top_k;
-    const int64_t matrices = config->model_feed_forward == MOIRE_SWIGLU ? 2 : 1;
-    int64_t reals = 2 * tokens * experts + tokens * dim + slots + received * (dim + 1 + matrices * hidden);
+    const int64_t experts = config->moe_experts, slots = tokens * config->moe_top_k;
+    int64_t reals = 2 * tokens * experts + slots;
+    if (config->train_recompute == MOIRE_RECOMPUTE_NONE) reals += kept_reals(config, tokens, received);
     int64_t words = 2 * experts + (tokens + 1) + (slots + 1) + slots;
     return reals * (int64_t)sizeof(real) + words * (int64_t)sizeof(int64_t)
            + slots * (int64_t)(sizeof(int32_t) + sizeof(bool));
@@ -43,7 +50,10 @@ void moire_moe_memory(const struct moire_config *config, int expert_ranks, int e
         .plans = layers,
         .rows = rows,
     };
-    activations = shared_reals(config, tokens, largest_received(layers, rows)) * (int64_t)sizeof(real);
+    const int64_t largest = largest_received(layers, rows);
+    activations = shared_reals(config, tokens, largest) * (int64_t)sizeof(real);
+    if (config->train_recompute != MOIRE_RECOMPUTE_NONE)
+        activations += kept_reals(config, tokens, largest) * (int64_t)sizeof(real);
     for (int i = 0; i < layers; i++) activations += layer_bytes(config, tokens, rows[i].received);
     bytes[MOIRE_MEMORY_ACTIVATIONS] += activations;
     bytes[MOIRE_MEMORY_EXCHANGE] += moire_exchange_memory(&sizes);

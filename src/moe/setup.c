@@ -84,6 +84,7 @@ static void read_settings(const struct moire_config *config, struct moire_moe *m
     moe->hidden_size = config->moe_expert_hidden;
     moe->experts = config->moe_experts;
     moe->top_k = config->moe_top_k;
+    moe->recompute = config->train_recompute != MOIRE_RECOMPUTE_NONE;
     moe->router_setting = (struct moire_router_setting){
         .experts = config->moe_experts,
         .top_k = config->moe_top_k,
@@ -135,6 +136,22 @@ static moire_status create_rows(struct moire_moe *moe, int64_t width, int64_t ro
     return moire_rows_create(moe->exchange, MOIRE_MEMORY_ACTIVATIONS, width, rows, buffer);
 }
 
+static moire_status create_received(struct moire_moe *moe, struct moire_moe_received *received)
+{
+    MOIRE_TRY(create_rows(moe, moe->dim, 0, &received->rows));
+    MOIRE_TRY(create_rows(moe, 1, 0, &received->weights));
+    MOIRE_TRY(create_rows(moe, moe->hidden_size, 0, &received->up));
+    return moe->kind == MOIRE_SWIGLU ? create_rows(moe, moe->hidden_size, 0, &received->gate) : MOIRE_OK;
+}
+
+static void free_received(struct moire_exchange *exchange, struct moire_moe_received *received)
+{
+    moire_rows_free(exchange, &received->gate);
+    moire_rows_free(exchange, &received->up);
+    moire_rows_free(exchange, &received->weights);
+    moire_rows_free(exchange, &received->rows);
+}
+
 /* What an expert group makes together. */
 static moire_status create_exchange(const struct moire_config *config, struct moire_moe *moe)
 {
@@ -153,6 +170,10 @@ static moire_status create_exchange(const struct moire_config *config, struct mo
     MOIRE_TRY(create_rows(moe, moe->hidden_size, 0, &moe->hidden));
     MOIRE_TRY(create_rows(moe, moe->hidden_size, 0, &moe->hidden_gradients));
     MOIRE_TRY(create_rows(moe, 1, moe->tokens * moe->top_k, &moe->slot_gradients));
+    if (moe->recompute) {
+        MOIRE_TRY(create_rows(moe, moe->dim, moe->tokens, &moe->inputs));
+        MOIRE_TRY(create_received(moe, &moe->received));
+    }
     return create_rows(moe, moe->dim, moe->tokens, &moe->inputs_gradient);
 }
 
@@ -169,6 +190,8 @@ moire_status moire_moe_create(const struct moire_config *config, const struct mo
 
 void moire_moe_free(struct moire_moe *moe)
 {
+    free_received(moe->exchange, &moe->received);
+    moire_rows_free(moe->exchange, &moe->inputs);
     moire_rows_free(moe->exchange, &moe->inputs_gradient);
     moire_rows_free(moe->exchange, &moe->slot_gradients);
     moire_rows_free(moe->exchange, &moe->hidden_gradients);
@@ -207,19 +230,21 @@ static moire_status allocate_layer(struct moire_moe_layer *layer)
 static moire_status create_layer_rows(struct moire_moe_layer *layer)
 {
     struct moire_moe *moe = layer->moe;
+    struct moire_moe_received *received = moe->recompute ? &moe->received : &layer->own;
     struct moire_rows *grown[] = {
-        &moe->outputs,          &moe->output_gradients, &moe->weight_gradients,   &moe->hidden,
-        &moe->hidden_gradients, &layer->received,       &layer->received_weights, &layer->up,
-        &layer->gate,
+        &moe->outputs,          &moe->output_gradients, &moe->weight_gradients, &moe->hidden,
+        &moe->hidden_gradients, &received->rows,        &received->weights,     &received->up,
+        &received->gate,
     };
     const int count = sizeof grown / sizeof *grown - (moe->kind == MOIRE_SWIGLU ? 0 : 1);
-    MOIRE_TRY(create_rows(moe, moe->dim, moe->tokens, &layer->inputs));
+    layer->received = received;
+    layer->inputs = moe->inputs;
+    if (!moe->recompute) {
+        MOIRE_TRY(create_rows(moe, moe->dim, moe->tokens, &layer->inputs));
+        MOIRE_TRY(create_received(moe, &layer->own));
+    }
     MOIRE_TRY(create_rows(moe, 1, moe->tokens * moe->top_k, &layer->slot_weights));
     layer->selection.weights = layer->slot_weights.data;
-    MOIRE_TRY(create_rows(moe, moe->dim, 0, &layer->received));
-    MOIRE_TRY(create_rows(moe, 1, 0, &layer->received_weights));
-    MOIRE_TRY(create_rows(moe, moe->hidden_size, 0, &layer->up));
-    if (moe->kind == MOIRE_SWIGLU) MOIRE_TRY(create_rows(moe, moe->hidden_size, 0, &layer->gate));
     return moire_plan_create(moe->exchange, grown, count, &layer->plan);
 }
 
@@ -244,12 +269,9 @@ void moire_moe_layer_free(struct moire_moe_layer *layer)
 {
     struct moire_exchange *exchange = layer->moe ? layer->moe->exchange : NULL;
     moire_plan_free(layer->plan);
-    moire_rows_free(exchange, &layer->gate);
-    moire_rows_free(exchange, &layer->up);
-    moire_rows_free(exchange, &layer->received_weights);
-    moire_rows_free(exchange, &layer->received);
     moire_rows_free(exchange, &layer->slot_weights);
-    moire_rows_free(exchange, &layer->inputs);
+    free_received(exchange, &layer->own);
+    if (exchange && !layer->moe->recompute) moire_rows_free(exchange, &layer->inputs);
     moire_release(layer->targets);
     moire_release(layer->target_begin);
     moire_release(layer->slot_begin);

@@ -181,6 +181,47 @@ static void test_not_finite(void)
     with_model(&small, true, check_not_finite);
 }
 
+static void gradients_of(const struct small *small, const char *recompute, real **gradients, int64_t *count)
+{
+    struct moire_config config;
+    struct moire_mesh mesh;
+    struct moire_model model;
+    int32_t tokens[SMALL_SEQUENCES * (SMALL_SEQUENCE + 1)];
+    double loss;
+    expect_ok(small_config(small, &config));
+    set(&config, "train.recompute", recompute);
+    expect_ok(moire_mesh_create(&config, &mesh));
+    expect_ok(moire_model_create(&config, &mesh, SMALL_SEQUENCES, true, &model));
+    small_spread(&model);
+    small_tokens(test_seed, tokens);
+    struct moire_batch batch = small_batch(&mesh, tokens);
+    expect_ok(small_loss(&model, &batch, &loss));
+    *count = moire_tensors_elements(&model.tensors);
+    *gradients = model.gradients;
+    model.gradients = NULL; /* moved */
+    moire_model_free(&model);
+    moire_mesh_free(&mesh);
+    moire_config_free(&config);
+}
+
+/* Gradients do not show whether activations were kept or computed again. */
+static void test_recompute(void)
+{
+    for (int index = 0; index < SMALL_COMBINATIONS; index += 5) {
+        struct small small = small_combination(index);
+        real *kept, *ffn, *layer;
+        int64_t count;
+        gradients_of(&small, "none", &kept, &count);
+        gradients_of(&small, "ffn", &ffn, &count);
+        gradients_of(&small, "layer", &layer, &count);
+        expect(memcmp(kept, ffn, sizeof(real) * (size_t)count) == 0);
+        expect(memcmp(kept, layer, sizeof(real) * (size_t)count) == 0);
+        moire_release(layer);
+        moire_release(ffn);
+        moire_release(kept);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct moire_test tests[] = {
@@ -188,6 +229,7 @@ int main(int argc, char **argv)
         { "parameters of GPT-2", test_gpt2_counts },
         { "wrong shapes", test_wrong_shapes },
         { "decoder equals forward", test_decoder },
+        { "recomputing gives the same bits", test_recompute },
         { "no allocation after the first step", test_allocations },
         { "the first number that is not finite", test_not_finite },
     };

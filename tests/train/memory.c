@@ -81,6 +81,12 @@ static void the_prediction_is_what_was_measured(void)
     static const char *const skewed[][2] = {
         { "moe.router", "forced" }, { "moe.forced", "zipf" }, { NULL, NULL }
     };
+    static const char *const ffn[][2] = { { "train.recompute", "ffn" }, { NULL, NULL } };
+    static const char *const layer[][2] = {
+        { "train.recompute", "layer" }, { "parallel.expert", "1" }, { NULL, NULL }
+    };
+    check(ffn, "feed-forward again");
+    check(layer, "blocks again");
     check(NULL, "as it is");
     check(whole, "whole moments");
     check(dense, "no experts");
@@ -88,6 +94,28 @@ static void the_prediction_is_what_was_measured(void)
     check(parts, "in parts");
     check(one, "every rank has all experts");
     check(skewed, "skewed routing");
+}
+
+static int64_t activations(const char *recompute)
+{
+    struct moire_config config;
+    make(&config);
+    set(&config, "model.layers", "6");
+    set(&config, "moe.layers", "every:2");
+    set(&config, "train.recompute", recompute);
+    train(&config);
+    clean(&config);
+    return moire_memory_peak_bytes(MOIRE_MEMORY_ACTIVATIONS);
+}
+
+/* Six blocks: what is not kept is there once instead of six times. */
+static void recomputing_saves_memory(void)
+{
+    int64_t none = activations("none"), ffn = activations("ffn"), layer = activations("layer");
+    expect(ffn < none * 7 / 10);
+    expect(layer < ffn * 9 / 10);
+    if (layer >= ffn * 9 / 10 || ffn >= none * 7 / 10)
+        printf("# none %lld, ffn %lld, layer %lld\n", (long long)none, (long long)ffn, (long long)layer);
 }
 
 /* Even routing, predicted before the run, is what a run with such routing takes. */
@@ -112,6 +140,7 @@ int main(int argc, char **argv)
 {
     static const struct moire_test tests[] = {
         { "the prediction is within 5 % of what was measured", the_prediction_is_what_was_measured },
+        { "recomputing saves memory", recomputing_saves_memory },
         { "even routing is predicted before the run", even_routing_is_predicted_before_the_run },
     };
     return test_main(argc, argv, "1 2 3 4", tests, sizeof tests / sizeof *tests);

@@ -25,6 +25,8 @@ bitwise "more evaluations and checkpoints" --evaluate.every=3 --checkpoint.every
 bitwise "progress line" --run.progress=yes
 bitwise "rows in rounds of 200 bytes" --exchange.round_bytes=200
 bitwise "whole moments on every rank" --train.shard_optimizer=no
+bitwise "feed-forward computed again" --train.recompute=ffn
+bitwise "blocks computed again" --train.recompute=layer
 bitwise "back end by name" --exchange.backend=alltoallv
 # Two expert groups: the moments of experts are shared too; and a checkpoint is read with either setting.
 mv "$scratch/base" "$scratch/kept"

@@ -21,7 +21,7 @@ struct moire_block {
     int feed_forward_norm, feed_forward_norm_bias;
     int gate, gate_bias, up, up_bias, down, down_bias; /* dense feed-forward */
     struct moire_moe_layer moe;                        /* feed-forward with experts */
-    /* kept from forward to backward */
+    /* kept from forward to backward, each block its own; with train.recompute one for all, see memory.c */
     real *input;                /* [T, D] residual stream that enters */
     real *attention_norm_saved; /* [T, 2] */
     real *attention_input;      /* [T, D] after the norm */

@@ -31,6 +31,8 @@ struct moire_expert_rows {
 /* output [R, D]. */
 void moire_experts_forward(const struct moire_experts *experts, const struct moire_expert_rows *rows,
                            real *output);
+/* The part of it that backward needs: gate and up. */
+void moire_experts_forward_again(const struct moire_experts *experts, const struct moire_expert_rows *rows);
 /* input_gradient [R, D] (NULL: not wanted, and its products are left out) and weight_gradients [R] are
  * overwritten; the matrices' gradients are accumulated. scratch [R, F]. */
 void moire_experts_backward(const struct moire_experts *experts, const struct moire_expert_rows *rows,

@@ -11,6 +11,12 @@
 #include "moire/moe/balance.h"
 #include "moire/moe/experts.h"
 
+/* What a layer has of the rows that it received. */
+struct moire_moe_received {
+    struct moire_rows rows, weights; /* [R, D], [R, 1] */
+    struct moire_rows up, gate;      /* [R, F]; no gate for gelu */
+};
+
 /* Transfers that are open at once: a layer ends each before it begins the next. */
 enum { MOIRE_MOE_CONTEXTS = 1 };
 
@@ -26,6 +32,11 @@ struct moire_moe {
     struct moire_exchange *exchange;
     /* scratch of received rows, shared by all layers */
     struct moire_rows outputs, output_gradients, weight_gradients, hidden, hidden_gradients;
+    /* With train.recompute layers keep neither inputs nor received rows: there is one of each, for the layer
+     * that is at work, and moire_moe_forward_again fills it. */
+    bool recompute;
+    struct moire_rows inputs; /* [tokens, D] */
+    struct moire_moe_received received;
     real *logit_gradients;             /* [tokens, E] */
     struct moire_rows slot_gradients;  /* [tokens * K, 1] */
     struct moire_rows inputs_gradient; /* [tokens, D] */
@@ -42,9 +53,11 @@ struct moire_moe_layer {
     real *logits, *scores; /* [tokens, E] */
     struct moire_selection selection;
     struct moire_balance balance;
-    struct moire_rows inputs; /* [tokens, D]: the layer's input; its owner writes it before the forward */
+    /* [tokens, D]: the layer's input; its owner writes it before the forward, and with train.recompute again
+     * before the backward. Then it is that of *moe, which does not move. */
+    struct moire_rows inputs;
     struct moire_rows slot_weights; /* [tokens * K, 1]; selection.weights is its data */
-    struct moire_rows received, received_weights, gate, up; /* [R, D], [R, 1], [R, F], [R, F] */
+    struct moire_moe_received own, *received; /* own, or that of *moe */
     int64_t *slot_begin, *target_begin, *targets;
     struct moire_plan *plan;
 };
@@ -80,6 +93,11 @@ void moire_moe_memory(const struct moire_config *config, int expert_ranks, int e
 moire_status moire_moe_forward(struct moire_moe_layer *layer, const struct moire_tensors *tensors,
                                const real *parameters, const struct moire_micro_batch *batch,
                                struct moire_rows *output);
+/* With train.recompute, before the backward: dispatches the inputs again and computes what the backward needs
+ * of the experts. Choice, weights and plan are those of the forward, and so are all bits. Timed as DISPATCH
+ * and EXPERTS. Without train.recompute there is nothing to do. */
+moire_status moire_moe_forward_again(struct moire_moe_layer *layer, const struct moire_tensors *tensors,
+                                     const real *parameters);
 /* output_gradient [T, D] (a buffer of the exchange); input_gradient [T, D] += ; gradients: the arena, += .
  * input_gradient NULL: not wanted; its products are left out, what travels is the same.
  * Releases the plan. After a forward that was training. An MPI error leaves the plan as it is. */
