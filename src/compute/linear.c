@@ -99,33 +99,6 @@ void moire_linear_backward_weight(int64_t rows, int64_t inputs, int64_t outputs,
     if (bias_gradient && !moire_is_emulated()) add_columns(rows, outputs, y_gradient, bias_gradient);
 }
 
-void moire_grouped_forward(const struct moire_segment *segments, int64_t count, int64_t inputs,
-                           int64_t outputs, const real *x, const real *weights, real *y)
-{
-    for (const struct moire_segment *s = segments; s < segments + count; s++)
-        moire_linear_forward(s->rows, inputs, outputs, x + s->first_row * inputs,
-                             weights + s->instance * outputs * inputs, NULL, y + s->first_row * outputs);
-}
-
-void moire_grouped_backward_input(const struct moire_segment *segments, int64_t count, int64_t inputs,
-                                  int64_t outputs, const real *y_gradient, const real *weights,
-                                  bool accumulate, real *x_gradient)
-{
-    for (const struct moire_segment *s = segments; s < segments + count; s++)
-        moire_linear_backward_input(s->rows, inputs, outputs, y_gradient + s->first_row * outputs,
-                                    weights + s->instance * outputs * inputs, accumulate,
-                                    x_gradient + s->first_row * inputs);
-}
-
-void moire_grouped_backward_weight(const int64_t *begin, int64_t instances, int64_t inputs, int64_t outputs,
-                                   const real *x, const real *y_gradient, real *weight_gradients)
-{
-    for (int64_t i = 0; i < instances; i++)
-        moire_linear_backward_weight(begin[i + 1] - begin[i], inputs, outputs, x + begin[i] * inputs,
-                                     y_gradient + begin[i] * outputs, weight_gradients + i * outputs * inputs,
-                                     NULL);
-}
-
 const char *moire_blas_description(void)
 {
     return openblas_get_config();

@@ -57,19 +57,21 @@ static void linear(void)
     }
 }
 
-/* Rows in segments with a gap after each; instances with several segments and with none. */
-static void grouped(void)
+/* Rows in segments with a gap after each, one of them long; instances with several segments and with none. */
+static void compare_grouped(int64_t inputs, int64_t outputs)
 {
-    const int64_t inputs = 13, outputs = 21, instances = 5;
-    const struct moire_segment segments[] = { { 0, 0, 3 }, { 3, 4, 1 }, { 0, 6, 7 }, { 4, 15, 2 } };
-    const int64_t total = 18;
+    const int64_t instances = 5;
+    const struct moire_segment segments[] = {
+        { 0, 0, 3 }, { 3, 4, 1 }, { 0, 6, 7 }, { 4, 15, 2 }, { 1, 18, 513 }
+    };
+    const int64_t total = 532;
     real *x = random_reals(total * inputs), *w = random_reals(instances * outputs * inputs),
          *y = random_reals(total * outputs);
     real *dy = random_reals(total * outputs), *dx = random_reals(total * inputs),
          *added = copy_reals(total * inputs, dx);
     double *y_wanted = copy_doubles(total * outputs, y), *dx_wanted = copy_doubles(total * inputs, dx);
     double *added_wanted = copy_doubles(total * inputs, dx);
-    new_case("grouped");
+    new_case("grouped, %lld to %lld", (long long)inputs, (long long)outputs);
     for (int i = 0; i < COUNT(segments); i++) {
         const struct moire_segment *s = &segments[i];
         const real *matrix = w + s->instance * outputs * inputs, *rows = dy + s->first_row * outputs;
@@ -90,14 +92,26 @@ static void grouped(void)
     release_all();
 }
 
-static void grouped_weight(void)
+/* Wider than the pieces that threads share, and narrower. */
+static const int64_t grouped_sides[][2] = { { 13, 21 }, { 7, 1037 }, { 1037, 5 } };
+
+static void grouped(void)
 {
-    const int64_t inputs = 13, outputs = 21, instances = 5;
-    const int64_t begin[] = { 1, 4, 4, 11, 12, 12 };
-    real *x = random_reals(12 * inputs), *dy = random_reals(12 * outputs),
+    for (int t = 0; t < COUNT(thread_counts); t++)
+        for (int n = 0; n < COUNT(grouped_sides); n++) {
+            omp_set_num_threads(thread_counts[t]);
+            compare_grouped(grouped_sides[n][0], grouped_sides[n][1]);
+        }
+}
+
+static void compare_grouped_weight(int64_t inputs, int64_t outputs)
+{
+    const int64_t instances = 6;
+    const int64_t begin[] = { 1, 4, 4, 11, 12, 12, 525 };
+    real *x = random_reals(525 * inputs), *dy = random_reals(525 * outputs),
          *dw = random_reals(instances * outputs * inputs);
     double *dw_wanted = copy_doubles(instances * outputs * inputs, dw);
-    new_case("grouped weight");
+    new_case("grouped weight, %lld to %lld", (long long)inputs, (long long)outputs);
     for (int64_t i = 0; i < instances; i++)
         naive_gemm(true, false, outputs, inputs, begin[i + 1] - begin[i], 1, dy + begin[i] * outputs, outputs,
                    x + begin[i] * inputs, inputs, 1, dw_wanted + i * outputs * inputs, inputs);
@@ -107,8 +121,33 @@ static void grouped_weight(void)
     release_all();
 }
 
+static void grouped_weight(void)
+{
+    for (int t = 0; t < COUNT(thread_counts); t++)
+        for (int n = 0; n < COUNT(grouped_sides); n++) {
+            omp_set_num_threads(thread_counts[t]);
+            compare_grouped_weight(grouped_sides[n][0], grouped_sides[n][1]);
+        }
+}
+
+/* A segment's bits do not depend on what other segments are in the call. */
+static void grouped_bits(void)
+{
+    const int64_t inputs = 70, outputs = 1100;
+    const struct moire_segment segments[] = { { 0, 0, 37 }, { 1, 37, 600 }, { 2, 637, 5 } };
+    real *x = random_reals(642 * inputs), *w = random_reals(3 * outputs * inputs);
+    real *together = nan_reals(642 * outputs), *apart = nan_reals(642 * outputs);
+    omp_set_num_threads(3);
+    new_case("grouped, together and apart");
+    moire_grouped_forward(segments, 3, inputs, outputs, x, w, together);
+    for (int i = 0; i < 3; i++) moire_grouped_forward(segments + i, 1, inputs, outputs, x, w, apart);
+    expect_same(642 * outputs, apart, together);
+    release_all();
+}
+
 static void bits(void)
 {
+    grouped_bits();
     const int64_t rows = 301, inputs = 60, outputs = 130;
     real *x = random_reals(rows * inputs), *dy = random_reals(rows * outputs), *sums[3];
     new_case("bias gradient, threads");

@@ -25,7 +25,9 @@ void moire_linear_backward_weight(int64_t rows, int64_t inputs, int64_t outputs,
                                   const real *y_gradient, real *weight_gradient, real *bias_gradient);
 
 /* Grouped: rows of segment s use matrix segments[s].instance of weights [instances, outputs, inputs]. The
- * cuts of the products are the segments, so their bits are a function of the plan. */
+ * cuts of the products are the segments, so their bits are a function of the plan. With several threads a
+ * segment of few rows is cut again, into fixed widths of the result, and threads share these pieces; a segment
+ * of many rows is one product of all threads. Which it is depends on the rows of the segment alone. */
 void moire_grouped_forward(const struct moire_segment *segments, int64_t count, int64_t inputs,
                            int64_t outputs, const real *x, const real *weights, real *y);
 void moire_grouped_backward_input(const struct moire_segment *segments, int64_t count, int64_t inputs,
