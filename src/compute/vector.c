@@ -47,13 +47,10 @@ static void add_to_table(int64_t rows, int64_t dim, const int32_t *tokens, const
     }
 }
 
-void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, int64_t vocabulary,
-                              const int32_t *tokens, const real *out_gradient, real *table_gradient,
-                              real *position_gradient, int32_t *order)
+void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, const int32_t *tokens,
+                              const real *out_gradient, real *table_gradient, real *position_gradient)
 {
     if (moire_is_emulated()) return;
-    (void)vocabulary;
-    (void)order; /* sharing the columns needs no sorting */
     add_to_table(rows, dim, tokens, out_gradient, table_gradient);
     if (!position_gradient) return;
 #pragma omp parallel for schedule(static) if (rows * dim > MOIRE_PARALLEL_ELEMENTS)

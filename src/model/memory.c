@@ -98,7 +98,6 @@ static void take_activations(struct moire_model *model)
     model->targets = moire_arena_take(&model->activations, tokens, sizeof(int32_t));
     model->losses = moire_arena_take(&model->activations, tokens, sizeof(double));
     if (!model->training) return;
-    model->order = moire_arena_take(&model->activations, tokens, sizeof(int32_t));
     model->stream_gradient =
         model->moe_layers ? model->feed_forward_gradient.data : take(model, tokens, model->dim);
     model->rows_gradient = take(model, tokens, model->dim);

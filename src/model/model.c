@@ -178,9 +178,8 @@ static void embedding_forward(struct moire_model *model, int64_t tokens)
 static void embedding_backward(struct moire_model *model, int64_t tokens)
 {
     moire_phase_begin(MOIRE_PHASE_EMBEDDING);
-    moire_embedding_backward(tokens, model->sequence, model->dim, model->vocabulary, model->inputs,
-                             model->stream_gradient, gradient(model, model->embedding),
-                             gradient(model, model->positions), model->order);
+    moire_embedding_backward(tokens, model->sequence, model->dim, model->inputs, model->stream_gradient,
+                             gradient(model, model->embedding), gradient(model, model->positions));
     moire_phase_end(MOIRE_PHASE_EMBEDDING);
 }
 

@@ -9,7 +9,7 @@ static const int64_t lengths[] = { 0, 1, 7, 8, 33, 20000, 65535, 65536, 65537, 2
 static void compare_embedding(int64_t rows, int64_t sequence, int64_t dim, bool with_positions)
 {
     const int64_t vocabulary = 11, first = 2;
-    int32_t *tokens = random_tokens(rows, vocabulary), *order = random_tokens(rows, vocabulary);
+    int32_t *tokens = random_tokens(rows, vocabulary);
     real *table = random_reals(vocabulary * dim),
          *positions = with_positions ? random_reals((sequence + first) * dim) : NULL;
     real *out = nan_reals(rows * dim), *d_out = random_reals(rows * dim),
@@ -28,7 +28,7 @@ static void compare_embedding(int64_t rows, int64_t sequence, int64_t dim, bool 
     new_case("embedding, %lld rows of %lld, S %lld, positions %d", (long long)rows, (long long)dim,
              (long long)sequence, with_positions);
     moire_embedding_forward(rows, sequence, dim, tokens, table, positions, first, out);
-    moire_embedding_backward(rows, sequence, dim, vocabulary, tokens, d_out, d_table, d_positions, order);
+    moire_embedding_backward(rows, sequence, dim, tokens, d_out, d_table, d_positions);
     expect_close(rows * dim, out, out_wanted);
     expect_close(vocabulary * dim, d_table, d_table_wanted);
     if (with_positions) expect_close(sequence * dim, d_positions, d_positions_wanted);
@@ -197,7 +197,7 @@ static void adamw(void)
 static void bits(void)
 {
     const int64_t rows = 330, dim = 130, vocabulary = 7, count = rows * dim;
-    int32_t *tokens = random_tokens(rows, vocabulary), *order = random_tokens(rows, vocabulary);
+    int32_t *tokens = random_tokens(rows, vocabulary);
     real *d_out = random_reals(count), *d_table[4], *d_positions[4], *p[4];
     struct moire_adamw a = { 0.01, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05, 1 };
     real *start = random_reals(count);
@@ -206,7 +206,7 @@ static void bits(void)
         omp_set_num_threads(n < 2 ? 3 : n - 1);
         d_table[n] = hold(vocabulary * dim, sizeof(real)), d_positions[n] = hold(33 * dim, sizeof(real)),
         p[n] = copy_reals(count, start);
-        moire_embedding_backward(rows, 33, dim, vocabulary, tokens, d_out, d_table[n], d_positions[n], order);
+        moire_embedding_backward(rows, 33, dim, tokens, d_out, d_table[n], d_positions[n]);
         moire_adamw_update(&a, count, d_out, p[n], m, v);
         new_case("run %d", n);
         expect_same(vocabulary * dim, d_table[n], d_table[0]);
@@ -241,8 +241,7 @@ static void embedding_gradients(void)
                                 nan_reals(12 * 5),
                                 random_reals(12 * 5) };
     real *d_table = hold(6 * 5, sizeof *d_table), *d_positions = hold(4 * 5, sizeof *d_positions);
-    int32_t *order = random_tokens(12, 6);
-    moire_embedding_backward(c.rows, c.sequence, c.dim, 6, c.tokens, c.d_out, d_table, d_positions, order);
+    moire_embedding_backward(c.rows, c.sequence, c.dim, c.tokens, c.d_out, d_table, d_positions);
     new_case("embedding");
     expect_gradient(6 * 5, c.table, d_table, embedding_loss, &c);
     expect_gradient(4 * 5, c.positions, d_positions, embedding_loss, &c);

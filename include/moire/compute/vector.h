@@ -12,12 +12,10 @@
  * is added). */
 void moire_embedding_forward(int64_t rows, int64_t sequence, int64_t dim, const int32_t *tokens,
                              const real *table, const real *positions, int64_t first_position, real *out);
-/* table_gradient += , position_gradient += (NULL: none). In token order for each table row, without atomics.
- * order [rows] is scratch; the present method shares columns between threads and needs neither it nor the
- * vocabulary. */
-void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, int64_t vocabulary,
-                              const int32_t *tokens, const real *out_gradient, real *table_gradient,
-                              real *position_gradient, int32_t *order);
+/* table_gradient += , position_gradient += (NULL: none). In token order for each table row, without atomics:
+ * threads share the columns. */
+void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, const int32_t *tokens,
+                              const real *out_gradient, real *table_gradient, real *position_gradient);
 
 /* losses [rows] = -log softmax(logits [rows, V])[target]. With `gradient`, logits are overwritten by
  * scale * d loss / d logits. */

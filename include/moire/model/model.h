@@ -54,7 +54,7 @@ struct moire_model {
     struct moire_rows feed_forward_output, feed_forward_gradient;
     real *logits;              /* [head_rows, V] */
     int64_t head_rows;
-    int32_t *inputs, *targets, *order; /* [T] */
+    int32_t *inputs, *targets; /* [T] */
     double *losses;                    /* [T] of the last forward */
     int64_t last_tokens;               /* T of the last forward */
 };
