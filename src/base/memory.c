@@ -39,13 +39,19 @@ const char *moire_memory_kind_name(moire_memory_kind kind)
     return (int)kind >= 0 && kind < MOIRE_MEMORY_KINDS ? names[kind] : "unknown kind";
 }
 
-static void count_allocation(moire_memory_kind kind, int64_t bytes)
+void moire_memory_adopt(moire_memory_kind kind, int64_t bytes)
 {
     int64_t now = atomic_fetch_add(&held[kind].bytes, bytes) + bytes;
     int64_t peak = atomic_load(&held[kind].peak);
     while (now > peak && !atomic_compare_exchange_weak(&held[kind].peak, &peak, now)) { }
     atomic_fetch_add(&held[kind].blocks, 1);
     atomic_fetch_add(&allocations, 1);
+}
+
+void moire_memory_disown(moire_memory_kind kind, int64_t bytes)
+{
+    atomic_fetch_sub(&held[kind].bytes, bytes);
+    atomic_fetch_sub(&held[kind].blocks, 1);
 }
 
 #ifdef MOIRE_DEBUG
@@ -96,7 +102,7 @@ moire_status moire_allocate(moire_memory_kind kind, int64_t count, size_t bytes_
     struct header *header = aligned;
     *header = (struct header){ .magic = MAGIC_HELD, .bytes = bytes, .kind = kind, .start = start };
     write_guard(header);
-    count_allocation(kind, bytes);
+    moire_memory_adopt(kind, bytes);
     void *payload = header + 1;
     memcpy(out, &payload, sizeof payload);
     return MOIRE_OK;
@@ -124,8 +130,7 @@ void moire_release(void *pointer)
     if (!pointer) return;
     struct header *header = (struct header *)pointer - 1;
     check_block(header);
-    atomic_fetch_sub(&held[header->kind].bytes, header->bytes);
-    atomic_fetch_sub(&held[header->kind].blocks, 1);
+    moire_memory_disown((moire_memory_kind)header->kind, header->bytes);
 #ifdef MOIRE_DEBUG
     /* A use after the release does not go unnoticed. */
     memset(pointer, 0xA5, (size_t)(header->bytes < POISONED ? header->bytes : POISONED));

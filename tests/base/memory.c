@@ -97,6 +97,21 @@ static void test_counts(void)
     expect(moire_memory_allocations() == calls + 2);
 }
 
+static void test_adopt(void)
+{
+    int64_t calls = moire_memory_allocations(), blocks = moire_memory_blocks();
+    moire_memory_reset_peaks();
+    moire_memory_adopt(MOIRE_MEMORY_OPTIMIZER, 300);
+    moire_memory_adopt(MOIRE_MEMORY_OPTIMIZER, 0); /* a block too */
+    expect(moire_memory_bytes(MOIRE_MEMORY_OPTIMIZER) == 300);
+    expect(moire_memory_blocks() == blocks + 2 && moire_memory_allocations() == calls + 2);
+    moire_memory_disown(MOIRE_MEMORY_OPTIMIZER, 0);
+    moire_memory_disown(MOIRE_MEMORY_OPTIMIZER, 300);
+    expect(moire_memory_bytes(MOIRE_MEMORY_OPTIMIZER) == 0);
+    expect(moire_memory_peak_bytes(MOIRE_MEMORY_OPTIMIZER) == 300);
+    expect(moire_memory_blocks() == blocks);
+}
+
 static void test_threads(void)
 {
     int64_t blocks = moire_memory_blocks();
@@ -245,6 +260,7 @@ static const struct moire_test tests[] = {
     { "out of memory", test_out_of_memory },
     { "growing", test_grow },
     { "counts and peaks", test_counts },
+    { "blocks that came from elsewhere", test_adopt },
     { "threads", test_threads },
     { "copies of texts", test_copy_text },
     { "names of kinds", test_names },

@@ -29,6 +29,9 @@ moire_status moire_grow(moire_memory_kind kind, void *pointer, int64_t *capacity
                         size_t bytes_each);
 /* NULL is allowed. */
 void moire_release(void *pointer);
+/* Counts a block that did not come from moire_allocate (mapped pages), until it is disowned. */
+void moire_memory_adopt(moire_memory_kind kind, int64_t bytes);
+void moire_memory_disown(moire_memory_kind kind, int64_t bytes);
 /* A counted copy of a text, kind OTHER. */
 moire_status moire_copy_text(const char *text, char **out);
 
