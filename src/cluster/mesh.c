@@ -40,35 +40,26 @@ static moire_status expert_group_size(const struct moire_config *config, int ran
     return MOIRE_OK;
 }
 
-static moire_status make_node(const struct moire_config *config, struct moire_mesh *mesh)
+/* `all`: group of each world rank, `own`: of each rank of the expert group. Zeros where there is no such
+ * level. */
+static void copy_level(const struct moire_mesh *mesh, const char *name, int *groups, int *all, int *own)
 {
-    if (config->parallel_ranks_per_node == MOIRE_AUTO)
-        return moire_communicator_split_node(&mesh->world, "node", &mesh->node);
-    int64_t node = mesh->world.rank / config->parallel_ranks_per_node;
-    return moire_communicator_split(&mesh->world, "node", (int)node, mesh->world.rank, &mesh->node);
-}
-
-/* Every rank of a node learns the lowest world rank on it; nodes are numbered in the order of those. */
-static moire_status find_nodes(struct moire_mesh *mesh)
-{
-    int lowest = mesh->world.rank;
-    int *node_of = mesh->node_of;
-    MOIRE_TRY(moire_broadcast(&mesh->node, &lowest, sizeof lowest, 0));
-    int result = MPI_Allgather(&lowest, 1, MPI_INT, node_of, 1, MPI_INT, mesh->world.mpi);
-    MOIRE_TRY(moire_mpi_check(result, &mesh->world, "MPI_Allgather"));
-    mesh->nodes = 0;
-    for (int rank = 0; rank < mesh->world.size; rank++) /* the lowest is numbered before it is looked up */
-        node_of[rank] = node_of[rank] == rank ? mesh->nodes++ : node_of[node_of[rank]];
-    int first = mesh->group * mesh->expert.size;
-    for (int rank = 0; rank < mesh->expert.size; rank++) mesh->expert_node_of[rank] = node_of[first + rank];
-    return MOIRE_OK;
+    int index = moire_topology_level_index(&mesh->topology, name);
+    *groups = 1;
+    if (index < 0) return;
+    const struct moire_topology_level *level = &mesh->topology.level[index];
+    *groups = level->groups;
+    memcpy(all, level->group_of, sizeof *all * (size_t)mesh->world.size);
+    memcpy(own, all + mesh->group * mesh->expert.size, sizeof *own * (size_t)mesh->expert.size);
 }
 
 static moire_status allocate_tables(struct moire_mesh *mesh, int ranks, int expert_ranks)
 {
-    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, ranks, sizeof *mesh->node_of, &mesh->node_of));
-    return moire_allocate(MOIRE_MEMORY_OTHER, expert_ranks, sizeof *mesh->expert_node_of,
-                          &mesh->expert_node_of);
+    const moire_memory_kind kind = MOIRE_MEMORY_OTHER;
+    MOIRE_TRY(moire_allocate(kind, ranks, sizeof *mesh->node_of, &mesh->node_of));
+    MOIRE_TRY(moire_allocate(kind, expert_ranks, sizeof *mesh->expert_node_of, &mesh->expert_node_of));
+    MOIRE_TRY(moire_allocate(kind, ranks, sizeof *mesh->leaf_of, &mesh->leaf_of));
+    return moire_allocate(kind, expert_ranks, sizeof *mesh->expert_leaf_of, &mesh->expert_leaf_of);
 }
 
 static moire_status fill(const struct moire_config *config, struct moire_mesh *mesh)
@@ -83,8 +74,10 @@ static moire_status fill(const struct moire_config *config, struct moire_mesh *m
     mesh->group = world->rank / size;
     MOIRE_TRY(moire_communicator_split(world, "expert", mesh->group, world->rank, &mesh->expert));
     MOIRE_TRY(moire_communicator_split(world, "data", world->rank % size, world->rank, &mesh->data));
-    MOIRE_TRY(make_node(config, mesh));
-    return find_nodes(mesh);
+    MOIRE_TRY(moire_topology_find(config, world, &mesh->topology));
+    copy_level(mesh, "node", &mesh->nodes, mesh->node_of, mesh->expert_node_of);
+    copy_level(mesh, "leaf", &mesh->leaves, mesh->leaf_of, mesh->expert_leaf_of);
+    return moire_communicator_split(world, "node", mesh->node_of[world->rank], world->rank, &mesh->node);
 }
 
 moire_status moire_mesh_create(const struct moire_config *config, struct moire_mesh *mesh)
@@ -101,6 +94,9 @@ moire_status moire_mesh_create(const struct moire_config *config, struct moire_m
 
 void moire_mesh_free(struct moire_mesh *mesh)
 {
+    moire_topology_free(&mesh->topology);
+    moire_release(mesh->expert_leaf_of);
+    moire_release(mesh->leaf_of);
     moire_release(mesh->expert_node_of);
     moire_release(mesh->node_of);
     moire_communicator_free(&mesh->node);

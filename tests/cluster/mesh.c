@@ -36,6 +36,7 @@ static void check_mesh(const struct moire_mesh *mesh, int size, int per_node)
         if (rank % size == test_rank % size) across *= 1 + rank;
         if (rank / per_node == test_rank / per_node) on_node *= 1 + rank;
         expect(mesh->node_of[rank] == rank / per_node);
+        expect(mesh->leaf_of[rank] == 0);
     }
     expect(mesh->world.rank == test_rank && mesh->world.size == test_ranks);
     expect(mesh->expert.rank == test_rank % size && mesh->expert.size == size);
@@ -45,9 +46,11 @@ static void check_mesh(const struct moire_mesh *mesh, int size, int per_node)
     expect(product(&mesh->data) == across);
     expect(product(&mesh->node) == on_node);
     expect(mesh->groups == test_ranks / size && mesh->group == test_rank / size);
-    expect(mesh->nodes == last + 1);
-    for (int rank = 0; rank < size; rank++)
+    expect(mesh->nodes == last + 1 && mesh->leaves == 1);
+    for (int rank = 0; rank < size; rank++) {
         expect(mesh->expert_node_of[rank] == (mesh->group * size + rank) / per_node);
+        expect(mesh->expert_leaf_of[rank] == 0);
+    }
 }
 
 static void refuse(struct moire_config *config)

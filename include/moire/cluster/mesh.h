@@ -2,13 +2,13 @@
  *
  * P ranks = `groups` x `expert.size`. An expert group is a run of parallel.expert consecutive ranks that
  * together hold one copy of the experts; the ranks with the same place in every group hold the same experts
- * (the data communicator). Dense tensors are reduced over the world, expert tensors over `data`. Nodes come
- * from MPI_Comm_split_type, or from parallel.ranks_per_node. */
+ * (the data communicator). Dense tensors are reduced over the world, expert tensors over `data`. Nodes
+ * and leaf switches come from the topology (cluster/topology.h). */
 #ifndef MOIRE_CLUSTER_MESH_H
 #define MOIRE_CLUSTER_MESH_H
 
 #include "moire/base/config.h"
-#include "moire/cluster/communicator.h"
+#include "moire/cluster/topology.h"
 
 struct moire_mesh {
     struct moire_communicator world;
@@ -19,6 +19,10 @@ struct moire_mesh {
     int nodes;                         /* nodes in the world */
     int *node_of;                      /* owned: node of each world rank, [P]; numbered by lowest rank */
     int *expert_node_of;               /* owned: node of each rank of `expert`, [expert.size] */
+    int leaves;                        /* leaf switches over the world; 1 where the topology knows none */
+    int *leaf_of;                      /* owned: leaf of each world rank, [P]; numbered by lowest rank */
+    int *expert_leaf_of;               /* owned: leaf of each rank of `expert`, [expert.size] */
+    struct moire_topology topology;    /* owned: of the world */
 };
 
 /* MOIRE_USAGE when the ranks are not divisible by parallel.expert: found, expected, and the divisors that
