@@ -13,9 +13,11 @@ static moire_status allocate(const struct moire_plan *plan, struct moire_order *
     MOIRE_TRY(moire_allocate(kind, instances + 1, sizeof(int64_t), &order->instance_begin));
     MOIRE_TRY(moire_allocate(kind, ranks + 1, sizeof(int64_t), &order->out_begin));
     MOIRE_TRY(moire_allocate(kind, ranks + 1, sizeof(int64_t), &order->in_begin));
-    MOIRE_TRY(moire_allocate(kind, ranks + instances, sizeof(int64_t), &order->send_words));
-    MOIRE_TRY(
-        moire_allocate(kind, ranks * (plan->local_instances + 1), sizeof(int64_t), &order->receive_words));
+    MOIRE_TRY(moire_allocate(kind, ranks * (exchange->settings.chunks + 1), sizeof(int64_t), &order->in_chunk));
+    MOIRE_TRY(moire_allocate(kind, ranks * moire_order_words(exchange, 0) + instances, sizeof(int64_t),
+                             &order->send_words));
+    MOIRE_TRY(moire_allocate(kind, ranks * moire_order_words(exchange, plan->local_instances), sizeof(int64_t),
+                             &order->receive_words));
     return moire_allocate(kind, ranks, sizeof(int64_t), &order->cursor);
 }
 
@@ -38,6 +40,7 @@ void moire_order_free(struct moire_plan *plan)
     moire_release(order->instance_begin);
     moire_release(order->out_begin);
     moire_release(order->in_begin);
+    moire_release(order->in_chunk);
     moire_release(order->send_words);
     moire_release(order->receive_words);
     moire_release(order->cursor);
@@ -177,6 +180,19 @@ static void add_segment(struct moire_plan *plan, int64_t instance)
             (struct moire_segment){ .instance = instance, .first_row = first, .rows = rows };
 }
 
+static void cut_segments(struct moire_plan *plan)
+{
+    const struct moire_exchange *exchange = plan->exchange;
+    int64_t instance = 0;
+    plan->segment_count = 0;
+    for (int chunk = 0; chunk < exchange->settings.chunks; chunk++) {
+        plan->chunk_segment[chunk] = plan->segment_count;
+        while (instance < moire_chunk_first(exchange, plan->local_instances, chunk + 1))
+            add_segment(plan, instance++);
+    }
+    plan->chunk_segment[exchange->settings.chunks] = plan->segment_count;
+}
+
 /* Rows in their canonical order are numbered instance by instance, source by source (near ones first); the
  * walk through each source's own order is its cursor. */
 static void number_rows(struct moire_plan *plan)
@@ -186,7 +202,6 @@ static void number_rows(struct moire_plan *plan)
     const int ranks = exchange->communicator.size;
     int64_t row = 0;
     memcpy(order->cursor, order->in_begin, (size_t)ranks * sizeof *order->cursor);
-    plan->segment_count = 0;
     for (int64_t i = 0; i < plan->local_instances; i++) {
         for (int s = 0; s < ranks; s++) {
             int source = exchange->near_order[s];
@@ -194,19 +209,30 @@ static void number_rows(struct moire_plan *plan)
                 order->in_row.data[order->cursor[source]++] = row++;
         }
         plan->instance_begin[i + 1] = row;
-        add_segment(plan, i);
     }
+    cut_segments(plan);
+}
+
+/* Where the rows of a source are, chunk by chunk. */
+static void count_source(struct moire_plan *plan, int source)
+{
+    const struct moire_exchange *exchange = plan->exchange;
+    struct moire_order *order = plan->private_state;
+    const int chunks = exchange->settings.chunks;
+    int64_t *chunk_begin = order->in_chunk + source * (chunks + 1), rows = order->in_begin[source], i = 0;
+    for (int chunk = 0; chunk < chunks; chunk++) {
+        chunk_begin[chunk] = rows;
+        while (i < moire_chunk_first(exchange, plan->local_instances, chunk + 1))
+            rows += moire_order_count(plan, source, i++);
+    }
+    chunk_begin[chunks] = order->in_begin[source + 1] = rows;
 }
 
 /* What follows from the counts of all sources. */
 moire_status moire_order_receive(struct moire_plan *plan)
 {
     struct moire_order *order = plan->private_state;
-    for (int source = 0; source < plan->exchange->communicator.size; source++) {
-        int64_t rows = 0;
-        for (int64_t i = 0; i < plan->local_instances; i++) rows += moire_order_count(plan, source, i);
-        order->in_begin[source + 1] = order->in_begin[source] + rows;
-    }
+    for (int source = 0; source < plan->exchange->communicator.size; source++) count_source(plan, source);
     plan->received_rows = order->in_begin[plan->exchange->communicator.size];
     MOIRE_TRY(moire_table_grow(plan->exchange, &order->in_row, plan->received_rows));
     number_rows(plan);

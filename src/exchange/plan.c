@@ -2,8 +2,8 @@
  *
  * prepare makes two small collectives.
  *
- * 1. Counts. Each rank tells each other rank its error word and how many rows go to each of that rank's
- *    instances: one all-to-all of 1 + (instances of the receiver) integers. Tokens and slots need not travel:
+ * 1. Counts. Each rank tells each other rank its error word, what the back end has to say, and how many rows
+ *    go to each of that rank's instances: one all-to-all of so many integers. Tokens and slots need not travel:
  *    rows come in the order of the sender's positions. A failure before this point (of the router, of the
  *    routing, of memory for the order) becomes known to all with it.
  *
@@ -25,6 +25,8 @@ static moire_status allocate(struct moire_plan *plan, struct moire_rows *const *
     MOIRE_TRY(
         moire_allocate(kind, plan->local_instances + 1, sizeof *plan->instance_begin, &plan->instance_begin));
     MOIRE_TRY(moire_allocate(kind, plan->local_instances, sizeof *plan->segments, &plan->segments));
+    MOIRE_TRY(moire_allocate(kind, plan->exchange->settings.chunks + 1, sizeof *plan->chunk_segment,
+                             &plan->chunk_segment));
     MOIRE_TRY(moire_allocate(kind, plan->buffer_count, sizeof *plan->buffers, &plan->buffers));
     if (plan->buffer_count > 0) memcpy(plan->buffers, buffers, (size_t)plan->buffer_count * sizeof *buffers);
     MOIRE_TRY(moire_order_create(plan));
@@ -58,6 +60,7 @@ void moire_plan_free(struct moire_plan *plan)
     moire_order_free(plan);
     moire_release(plan->instance_begin);
     moire_release(plan->segments);
+    moire_release(plan->chunk_segment);
     moire_release(plan->buffers);
     moire_release(plan);
 }
@@ -70,18 +73,30 @@ void moire_exchange_release(struct moire_plan *plan)
     plan->prepared = false;
 }
 
-/* To rank r: word r + rank_begin[r] is the error word, the next ones are the counts of its instances. A rank
- * that has failed sends no rows. */
+/* To each rank: the error word, the back end's words, the counts of its instances. A rank that has failed sends
+ * no rows. */
 static void write_words(struct moire_plan *plan, moire_status local)
 {
-    const struct moire_placement *placement = plan->exchange->placement;
+    const struct moire_exchange *exchange = plan->exchange;
+    const struct moire_placement *placement = exchange->placement;
+    const struct moire_backend *backend = exchange->backend;
     struct moire_order *order = plan->private_state;
+    int64_t *word = order->send_words;
     for (int r = 0; r < placement->ranks; r++) {
-        order->send_words[r + placement->rank_begin[r]] = local;
+        *word++ = local;
+        memset(word, 0, (size_t)backend->extra_words * sizeof *word);
+        if (local == MOIRE_OK && backend->write_words) backend->write_words(plan, r, word);
+        word += backend->extra_words;
         for (int64_t i = placement->rank_begin[r]; i < placement->rank_begin[r + 1]; i++)
-            order->send_words[r + 1 + i] =
-                local == MOIRE_OK ? order->instance_begin[i + 1] - order->instance_begin[i] : 0;
+            *word++ = local == MOIRE_OK ? order->instance_begin[i + 1] - order->instance_begin[i] : 0;
     }
+}
+
+static void count_words(struct moire_exchange *exchange)
+{
+    const int *words = exchange->word_counts;
+    for (int r = 0; r < exchange->communicator.size; r++)
+        exchange->bytes.index[moire_exchange_level(exchange, r)] += words[r] * (int64_t)sizeof(int64_t);
 }
 
 /* *error becomes MOIRE_OK when no rank has failed, and a failure when any has; alike on all ranks. */
@@ -92,6 +107,7 @@ static moire_status exchange_words(struct moire_plan *plan, moire_status local, 
     const int ranks = exchange->communicator.size, *words = exchange->word_counts;
     MPI_Request request = MPI_REQUEST_NULL;
     write_words(plan, local);
+    count_words(exchange);
     int result = MPI_Ialltoallv(order->send_words, words, words + ranks, MPI_INT64_T, order->receive_words,
                                 words + 2 * ranks, words + 3 * ranks, MPI_INT64_T, exchange->communicator.mpi,
                                 &request);
@@ -117,7 +133,33 @@ static moire_status grow_buffers(struct moire_plan *plan)
     return MOIRE_OK;
 }
 
-/* The back end goes last and always: its prepare may be collective. */
+/* Looks for a disagreement between what was sent and what arrived: every rank sends back how many rows it
+ * expects. Without errors in this folder or in MPI there is none. */
+static moire_status check_counts(struct moire_plan *plan, moire_status local)
+{
+    struct moire_exchange *exchange = plan->exchange;
+    struct moire_order *order = plan->private_state;
+    const int ranks = exchange->communicator.size;
+    int64_t *expected = order->send_words, *echoed = order->cursor;
+    MPI_Request request = MPI_REQUEST_NULL;
+    for (int r = 0; r < ranks; r++) expected[r] = order->in_begin[r + 1] - order->in_begin[r];
+    int result = MPI_Ialltoall(expected, 1, MPI_INT64_T, echoed, 1, MPI_INT64_T, exchange->communicator.mpi,
+                               &request);
+    MOIRE_TRY(moire_mpi_check(result, &exchange->communicator, "MPI_Ialltoall"));
+    MOIRE_TRY(moire_exchange_wait(exchange, &request, "MPI_Ialltoall"));
+    for (int r = 0; r < ranks && local == MOIRE_OK; r++) {
+        int64_t sent = order->out_begin[r + 1] - order->out_begin[r];
+        if (echoed[r] != sent)
+            local = moire_fail(MOIRE_FAILED,
+                               "exchange: rank %d of %s sends %lld rows to rank %d, which expects %lld; this is an "
+                               "error of the program or of MPI, try another exchange.backend",
+                               exchange->communicator.rank, exchange->communicator.name, (long long)sent, r,
+                               (long long)echoed[r]);
+    }
+    return local;
+}
+
+/* The back end goes last and always. */
 static moire_status lay_out(struct moire_plan *plan)
 {
     struct moire_order *order = plan->private_state;
@@ -125,7 +167,8 @@ static moire_status lay_out(struct moire_plan *plan)
     memset(plan->rows_out, 0, sizeof plan->rows_out);
     moire_status status = moire_order_receive(plan);
     if (status == MOIRE_OK) status = grow_buffers(plan);
-    return plan->exchange->backend->prepare(plan, status);
+    status = plan->exchange->backend->prepare(plan, status);
+    return plan->exchange->settings.check ? check_counts(plan, status) : status;
 }
 
 static moire_status agree(struct moire_plan *plan, moire_status local)
@@ -187,6 +230,7 @@ moire_status moire_exchange_prepare(struct moire_plan *plan, const struct moire_
     else
         error = moire_agree(&plan->exchange->communicator, local);
     if (error != MOIRE_OK && order->open == 0) moire_exchange_release(plan);
+    if (error == MOIRE_OK && plan->exchange->backend->settle) error = plan->exchange->backend->settle(plan);
     plan->prepared = error == MOIRE_OK;
     if (plan->prepared) note_rows(plan);
     return error;

@@ -58,11 +58,13 @@ static moire_status open_context(struct moire_plan *plan, const struct moire_row
 }
 
 /* A failure after this point is one of MPI, which ends the job: the context stays as it is. */
-static moire_status start(struct moire_plan *plan, struct moire_transfer *free_context,
+static moire_status start(struct moire_plan *plan, struct moire_transfer *free_context, bool ready,
                           struct moire_transfer **transfer)
 {
     struct moire_order *order = plan->private_state;
     free_context->plan = plan;
+    free_context->ready = ready ? plan->exchange->settings.chunks : 0;
+    free_context->landed = free_context->taken = 0;
     free_context->done = false;
     free_context->open = true;
     order->open++;
@@ -82,12 +84,12 @@ moire_status moire_dispatch_begin(struct moire_plan *plan, const struct moire_ro
     context->from_numbers = numbers;
     context->to = received;
     context->to_numbers = received_numbers;
-    return start(plan, context, transfer);
+    return start(plan, context, true, transfer);
 }
 
-moire_status moire_combine_begin(struct moire_plan *plan, const struct moire_rows *outputs,
-                                 const struct moire_rows *output_numbers, struct moire_rows *rows,
-                                 struct moire_rows *numbers, struct moire_transfer **transfer)
+static moire_status combine(struct moire_plan *plan, const struct moire_rows *outputs,
+                            const struct moire_rows *output_numbers, struct moire_rows *rows,
+                            struct moire_rows *numbers, bool ready, struct moire_transfer **transfer)
 {
     struct moire_transfer *context = NULL;
     MOIRE_TRY(open_context(plan, rows, numbers, outputs, output_numbers, &context));
@@ -96,7 +98,21 @@ moire_status moire_combine_begin(struct moire_plan *plan, const struct moire_row
     context->from_numbers = output_numbers;
     context->to = rows;
     context->to_numbers = numbers;
-    return start(plan, context, transfer);
+    return start(plan, context, ready, transfer);
+}
+
+moire_status moire_combine_begin(struct moire_plan *plan, const struct moire_rows *outputs,
+                                 const struct moire_rows *output_numbers, struct moire_rows *rows,
+                                 struct moire_rows *numbers, struct moire_transfer **transfer)
+{
+    return combine(plan, outputs, output_numbers, rows, numbers, true, transfer);
+}
+
+moire_status moire_combine_open(struct moire_plan *plan, const struct moire_rows *outputs,
+                                const struct moire_rows *output_numbers, struct moire_rows *rows,
+                                struct moire_rows *numbers, struct moire_transfer **transfer)
+{
+    return combine(plan, outputs, output_numbers, rows, numbers, false, transfer);
 }
 
 moire_status moire_exchange_progress(struct moire_exchange *exchange)
@@ -104,7 +120,7 @@ moire_status moire_exchange_progress(struct moire_exchange *exchange)
     for (int i = 0; i < exchange->settings.contexts; i++) {
         struct moire_transfer *transfer = &exchange->transfers[i];
         if (transfer->open && !transfer->done)
-            MOIRE_TRY(exchange->backend->progress(transfer, &transfer->done));
+            MOIRE_TRY(exchange->backend->progress(transfer));
     }
     return MOIRE_OK;
 }
@@ -129,9 +145,33 @@ moire_status moire_exchange_wait(struct moire_exchange *exchange, MPI_Request *r
     }
 }
 
+static moire_status take(struct moire_transfer *transfer, int chunks)
+{
+    const struct moire_exchange *exchange = transfer->exchange;
+    while (transfer->taken < chunks) {
+        while (transfer->landed <= transfer->taken) {
+            MOIRE_TRY(moire_exchange_progress(transfer->exchange));
+            if (transfer->landed <= transfer->taken) sched_yield();
+        }
+        MOIRE_TRY(exchange->backend->take(transfer, transfer->taken));
+        transfer->taken++;
+    }
+    return MOIRE_OK;
+}
+
+moire_status moire_transfer_chunk(struct moire_transfer *transfer, int chunk)
+{
+    moire_assert(chunk >= 0 && chunk < transfer->exchange->settings.chunks);
+    if (!transfer->combine) return take(transfer, chunk + 1);
+    if (transfer->ready <= chunk) transfer->ready = chunk + 1;
+    return moire_exchange_progress(transfer->exchange);
+}
+
 moire_status moire_transfer_end(struct moire_transfer *transfer)
 {
     struct moire_exchange *exchange = transfer->exchange;
+    transfer->ready = exchange->settings.chunks;
+    if (!transfer->combine) MOIRE_TRY(take(transfer, exchange->settings.chunks));
     for (;;) {
         MOIRE_TRY(moire_exchange_progress(exchange));
         if (transfer->done) break;

@@ -41,6 +41,9 @@ void moire_moe_memory(const struct moire_config *config, int expert_ranks, int e
     int64_t first, activations;
     if (layers == 0) return;
     const struct moire_exchange_sizes sizes = {
+        .backend = config->exchange_backend,
+        .wire = config->exchange_wire ? MOIRE_WIRE_BF16 : MOIRE_WIRE_FP32,
+        .chunks = config->exchange_chunks > 0 ? (int)config->exchange_chunks : 1,
         .ranks = expert_ranks,
         .instances = config->moe_experts,
         .local_instances = moire_share(config->moe_experts, expert_ranks, expert_rank, &first),

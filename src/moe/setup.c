@@ -161,9 +161,14 @@ static moire_status create_exchange(const struct moire_config *config, struct mo
         .contexts = MOIRE_MOE_CONTEXTS,
         .element = MOIRE_REAL_ELEMENT,
         .width = moe->dim,
+        .wire = config->exchange_wire ? MOIRE_WIRE_BF16 : MOIRE_WIRE_FP32,
+        .chunks = config->exchange_chunks > 0 ? (int)config->exchange_chunks : 1,
+        .peers_in_flight = config->exchange_peers_in_flight > 0 ? (int)config->exchange_peers_in_flight : 0,
+        .deduplicate = config->exchange_dedup,
+        .check = config->exchange_check,
     };
-    MOIRE_TRY(moire_exchange_create(&settings, &moe->mesh->expert, moe->mesh->expert_node_of, &moe->placement,
-                                    &moe->exchange));
+    MOIRE_TRY(moire_exchange_create(&settings, &moe->mesh->expert, moe->mesh->expert_node_of,
+                                    moe->mesh->expert_leaf_of, &moe->placement, &moe->exchange));
     MOIRE_TRY(create_rows(moe, moe->dim, 0, &moe->outputs));
     MOIRE_TRY(create_rows(moe, moe->dim, 0, &moe->output_gradients));
     MOIRE_TRY(create_rows(moe, 1, 0, &moe->weight_gradients));

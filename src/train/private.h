@@ -101,7 +101,7 @@ moire_status moire_emulation_check_directory(const struct moire_run *run);
 /* What is known of one step after it, the same on all ranks. Seconds are maxima over ranks. */
 struct moire_step {
     double loss, norm, rate, balance, z, dropped, imbalance;
-    double bytes[MOIRE_LEVELS];
+    double bytes[MOIRE_LEVELS], index_bytes;
     double seconds, exchange, skew, experts;
     int64_t tokens;
     bool stop_wanted; /* a signal, on any rank */

@@ -11,7 +11,7 @@
 
 moire_status moire_run_metrics(struct moire_run *run, const struct moire_step *step)
 {
-    static const char *const bytes[MOIRE_LEVELS] = { "bytes_own", "bytes_node", "bytes_far" };
+    static const char *const bytes[MOIRE_LEVELS] = { "bytes_own", "bytes_node", "bytes_far", "bytes_spine" };
     struct moire_metrics *metrics = run->metrics;
     if (!metrics) return MOIRE_OK;
     moire_metrics_begin(metrics);
@@ -32,6 +32,7 @@ moire_status moire_run_metrics(struct moire_run *run, const struct moire_step *s
     moire_metrics_integer(metrics, "dropped", (int64_t)step->dropped);
     for (int level = 0; level < MOIRE_LEVELS; level++)
         moire_metrics_integer(metrics, bytes[level], (int64_t)step->bytes[level]);
+    moire_metrics_integer(metrics, "bytes_index", (int64_t)step->index_bytes);
     moire_metrics_real(metrics, "balance_loss", step->balance);
     moire_metrics_real(metrics, "z_loss", step->z);
     if (moire_is_emulated()) moire_metrics_flag(metrics, "emulated", true);

@@ -7,13 +7,13 @@
 #include "train/private.h"
 
 /* What the ranks sum, in one small reduction between backward and update. */
-enum { SUM_SQUARES, SUM_LOSS, SUM_FAILED, SUM_BYTES, SUMS = SUM_BYTES + MOIRE_LEVELS };
+enum { SUM_SQUARES, SUM_LOSS, SUM_FAILED, SUM_BYTES, SUM_INDEX = SUM_BYTES + MOIRE_LEVELS, SUMS };
 enum { MAXIMUM_SECONDS, MAXIMUM_EXCHANGE, MAXIMUM_SKEW, MAXIMUM_EXPERTS, MAXIMUM_STOP, MAXIMA };
 
 /* Counters of this rank that only grow; a step is the difference of two readings. */
 struct counters {
     double exchange, skew, experts;
-    int64_t bytes[MOIRE_LEVELS];
+    int64_t bytes[MOIRE_LEVELS], index_bytes;
 };
 
 static void read_seconds(struct counters *counters)
@@ -25,8 +25,13 @@ static void read_seconds(struct counters *counters)
 
 static void read_bytes(const struct moire_run *run, struct counters *counters)
 {
-    memset(counters->bytes, 0, sizeof counters->bytes);
-    if (run->model.moe_layers > 0) moire_exchange_bytes(run->model.moe.exchange, counters->bytes);
+    struct moire_exchange_bytes bytes = { .rows = { 0 } };
+    if (run->model.moe_layers > 0) moire_exchange_bytes(run->model.moe.exchange, &bytes);
+    counters->index_bytes = 0;
+    for (int level = 0; level < MOIRE_LEVELS; level++) {
+        counters->bytes[level] = bytes.rows[level] + bytes.numbers[level];
+        if (level != MOIRE_LEVEL_SELF) counters->index_bytes += bytes.index[level];
+    }
 }
 
 /* Adds the load of the last micro-batch. */
@@ -94,11 +99,13 @@ static moire_status sum_up(struct moire_run *run, const struct counters *before,
     sums[SUM_FAILED] = run->local != MOIRE_OK;
     for (int level = 0; level < MOIRE_LEVELS; level++)
         sums[SUM_BYTES + level] = (double)(now.bytes[level] - before->bytes[level]);
+    sums[SUM_INDEX] = (double)(now.index_bytes - before->index_bytes);
     MOIRE_TRY(moire_sum(&run->mesh.world, sums, SUMS, MOIRE_FLOAT64));
     if (sums[SUM_FAILED] > 0) return moire_agree(&run->mesh.world, run->local);
     step->norm = sqrt(sums[SUM_SQUARES]);
     step->loss = sums[SUM_LOSS] / (double)step->tokens;
     memcpy(step->bytes, sums + SUM_BYTES, sizeof step->bytes);
+    step->index_bytes = sums[SUM_INDEX];
     return MOIRE_OK;
 }
 

@@ -6,6 +6,7 @@
 static int level_of(const struct setup *setup, int64_t a, int64_t b)
 {
     return a == b                                   ? MOIRE_LEVEL_SELF
+           : setup->leaf_of[a] != setup->leaf_of[b] ? MOIRE_LEVEL_SPINE
            : setup->node_of[a] == setup->node_of[b] ? MOIRE_LEVEL_NODE
                                                     : MOIRE_LEVEL_FAR;
 }
@@ -35,18 +36,20 @@ static void check_stage(const struct moire_stage *stage, const char *name, const
 {
     expect(strcmp(stage->name, name) == 0);
     expect(stage->messages == messages);
-    expect(stage->bytes_out == (out[MOIRE_LEVEL_NODE] + out[MOIRE_LEVEL_FAR]) * row_bytes);
-    expect(stage->bytes_in == (in[MOIRE_LEVEL_NODE] + in[MOIRE_LEVEL_FAR]) * row_bytes);
-    expect(stage->node_bytes_out == out[MOIRE_LEVEL_FAR] * row_bytes);
-    expect(stage->node_bytes_in == in[MOIRE_LEVEL_FAR] * row_bytes);
+    const int64_t far_out = out[MOIRE_LEVEL_FAR] + out[MOIRE_LEVEL_SPINE],
+                  far_in = in[MOIRE_LEVEL_FAR] + in[MOIRE_LEVEL_SPINE];
+    expect(stage->bytes_out == (out[MOIRE_LEVEL_NODE] + far_out) * row_bytes);
+    expect(stage->bytes_in == (in[MOIRE_LEVEL_NODE] + far_in) * row_bytes);
+    expect(stage->node_bytes_out == far_out * row_bytes);
+    expect(stage->node_bytes_in == far_in * row_bytes);
 }
 
 static void check_counts(struct setup *setup, int64_t round_rows)
 {
     struct lane lane;
     struct moire_stage stages[2];
-    int64_t out[MOST_RANKS], in[MOST_RANKS], out_level[MOIRE_LEVELS] = { 0 }, in_level[MOIRE_LEVELS] = { 0 },
-                                             bytes[MOIRE_LEVELS];
+    int64_t out[MOST_RANKS], in[MOST_RANKS], out_level[MOIRE_LEVELS] = { 0 }, in_level[MOIRE_LEVELS] = { 0 };
+    struct moire_exchange_bytes bytes;
     const int64_t row_bytes = setup_round_bytes(setup, 1),
                   number_bytes = (int64_t)moire_element_bytes(setup->element);
     lane_create(&lane, setup);
@@ -61,10 +64,12 @@ static void check_counts(struct setup *setup, int64_t round_rows)
     check_stage(&stages[0], "rows out", out_level, in_level, count_messages(out, round_rows), row_bytes);
     check_stage(&stages[1], "rows back", in_level, out_level, count_messages(in, round_rows), row_bytes);
     lane_check(&lane); /* out and back, with numbers and without */
-    moire_exchange_bytes(setup->exchange, bytes);
+    moire_exchange_bytes(setup->exchange, &bytes);
     for (int level = 0; level < MOIRE_LEVELS; level++) {
         expect(lane.plan->rows_out[level] == out_level[level]);
-        expect(bytes[level] == (out_level[level] + in_level[level]) * (2 * row_bytes - number_bytes));
+        const int64_t rows = out_level[level] + in_level[level];
+        expect(bytes.rows[level] == 2 * rows * (row_bytes - number_bytes));
+        expect(bytes.numbers[level] == rows * number_bytes);
     }
     lane_free(&lane);
 }
@@ -77,7 +82,8 @@ static void test_counts(void)
             struct setup setup = { .backend = &moire_backend_alltoallv,
                                    .element = i % 2 ? MOIRE_FLOAT64 : MOIRE_FLOAT32,
                                    .width = 3,
-                                   .contexts = 1 };
+                                   .contexts = 1,
+                                   .wire = i > 1 ? MOIRE_WIRE_BF16 : MOIRE_WIRE_FP32 };
             setup_nodes(&setup, nodes);
             setup_places(&setup, EVEN);
             setup.round_bytes = setup_round_bytes(&setup, round_rows[i]);

@@ -7,7 +7,8 @@
 
 #include "../support/capture.h"
 
-/* Every element, node map and placement with every pattern; rounds of 1 and 4 rows, and none. */
+/* Every element, node map and placement with every pattern; wires, chunks, de-duplication, and rounds of 1 and
+ * 4 rows and none, in turn. */
 static void check_patterns_of(struct setup *setup)
 {
     struct lane lane;
@@ -32,6 +33,9 @@ static void check_patterns(void)
             for (int places = 0; places < PLACE_MAPS; places++) {
                 struct setup setup = float_setup(nodes, places);
                 setup.element = element ? MOIRE_FLOAT64 : MOIRE_FLOAT32;
+                setup.wire = turn / 2 % 2 ? MOIRE_WIRE_BF16 : MOIRE_WIRE_FP32;
+                setup.chunks = turn % 4;
+                setup.deduplicate = turn / 4 % 2;
                 setup.round_bytes = setup_round_bytes(&setup, round_rows[turn++ % 3]);
                 check_patterns_of(&setup);
             }
@@ -49,8 +53,14 @@ static struct setup random_setup(void)
                            .element = test_random_below(2) ? MOIRE_FLOAT64 : MOIRE_FLOAT32 };
     setup.width = widths[test_random_below(5)];
     setup.contexts = (int)(1 + test_random_below(4));
+    setup.chunks = (int)test_random_below(6);
+    setup.peers_in_flight = (int)test_random_below(4);
+    setup.wire = test_random_below(2) ? MOIRE_WIRE_BF16 : MOIRE_WIRE_FP32;
+    setup.deduplicate = test_random_below(2);
+    setup.check = test_random_below(2);
     setup.round_bytes = test_random_below(2) ? 1 << 30 : 1 + test_random_below(setup_round_bytes(&setup, 8));
     for (int r = 0; r < MOST_RANKS; r++) setup.node_of[r] = (int)test_random_below(7);
+    for (int r = 0; r < MOST_RANKS; r++) setup.leaf_of[r] = setup.node_of[r] % 3;
     setup_random_places(&setup, 1 + test_random_below(6), test_random_below(13));
     return setup;
 }
@@ -292,7 +302,7 @@ static void check_volume(void)
     struct setup setup = float_setup(UNEVEN_NODES, EVEN);
     struct lane lane;
     struct moire_stage stages[16];
-    int64_t before[MOIRE_LEVELS], after[MOIRE_LEVELS];
+    struct moire_exchange_bytes before, after;
     char line[160];
     if (!setup_create(&setup)) return;
     lane_create(&lane, &setup);
@@ -309,11 +319,12 @@ static void check_volume(void)
         expect(s->node_bytes_out <= s->bytes_out && s->node_bytes_in <= s->bytes_in
                && (s->bytes_out > 0) == (s->messages > 0));
     }
-    moire_exchange_bytes(setup.exchange, before);
+    moire_exchange_bytes(setup.exchange, &before);
     lane_check(&lane);
-    moire_exchange_bytes(setup.exchange, after);
+    moire_exchange_bytes(setup.exchange, &after);
     for (int level = 0; level < MOIRE_LEVELS; level++)
-        expect(lane.plan->rows_out[level] > 0 ? after[level] > before[level] : after[level] >= before[level]);
+        expect(lane.plan->rows_out[level] > 0 ? after.rows[level] > before.rows[level]
+                                              : after.rows[level] >= before.rows[level]);
     moire_exchange_describe(setup.exchange, line, sizeof line);
     expect(strstr(line, backend_under_test->name)
            && strcmp(moire_exchange_backend(setup.exchange), backend_under_test->name) == 0);

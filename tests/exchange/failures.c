@@ -148,7 +148,7 @@ static moire_status create_with(struct setup *setup, const struct moire_exchange
 {
     struct moire_exchange *exchange = NULL;
     moire_status status =
-        moire_exchange_create(settings, &setup->world, setup->node_of, &setup->placement, &exchange);
+        moire_exchange_create(settings, &setup->world, setup->node_of, NULL, &setup->placement, &exchange);
     moire_exchange_free(exchange);
     return status;
 }
@@ -159,12 +159,13 @@ void test_create(void)
     struct setup setup = float_setup(ONE_NODE, EVEN);
     struct moire_placement other;
     struct capture capture;
-    const struct moire_exchange_settings good = { "auto", 1, 16, MOIRE_FLOAT32, 1 },
-                                         bad[] = { { "alltoalv", 1, 1, MOIRE_FLOAT32, 1 },
-                                                   { "auto", 0, 1, MOIRE_FLOAT32, 1 },
-                                                   { "auto", 1, 0, MOIRE_FLOAT32, 1 },
-                                                   { "auto", 1, 17, MOIRE_FLOAT32, 1 },
-                                                   { "auto", 1, 1, MOIRE_FLOAT32, 0 } };
+    const struct moire_exchange_settings good = { .backend = "auto", .round_bytes = 1, .contexts = 16, .width = 1 },
+                                         bad[] = { { .backend = "alltoalv", .round_bytes = 1, .contexts = 1, .width = 1 },
+                                                   { .backend = "auto", .round_bytes = 0, .contexts = 1, .width = 1 },
+                                                   { .backend = "auto", .round_bytes = 1, .contexts = 0, .width = 1 },
+                                                   { .backend = "auto", .round_bytes = 1, .contexts = 17, .width = 1 },
+                                                   { .backend = "auto", .round_bytes = 1, .contexts = 1, .width = 0 },
+                                                   { .backend = "auto", .round_bytes = 1, .contexts = 1, .width = 1, .chunks = 65 } };
     expect_ok(moire_communicator_world(&setup.world));
     expect_ok(moire_exchange_check_backend("auto"));
     expect_ok(moire_exchange_check_backend("alltoallv"));
@@ -178,7 +179,7 @@ void test_create(void)
     setup.placement = other;
     expect_failure(create_with(&setup, &good), MOIRE_USAGE, "");
     capture_end(&capture);
-    expect(messages(&capture, "moire: ") == 6);
+    expect(messages(&capture, "moire: ") == 7);
     expect(strcmp(moire_level_name(MOIRE_LEVEL_NODE), "in node") == 0);
     setup_free(&setup);
 }

@@ -39,7 +39,9 @@ void setup_nodes(struct setup *setup, enum nodes nodes)
         setup->node_of[r] = nodes == ONE_NODE     ? 0
                             : nodes == NODE_EACH  ? r
                             : nodes == TWO_A_NODE ? r / 2
+                            : nodes == TWO_LEAVES ? 9 - r % 4
                                                   : r % 3 == 1;
+    for (int r = 0; r < MOST_RANKS; r++) setup->leaf_of[r] = nodes == TWO_LEAVES ? 7 - r % 2 : 0;
 }
 
 /* Three experts; each rank has every other one. */
@@ -93,7 +95,8 @@ void setup_random_places(struct setup *setup, int64_t experts, int64_t instances
 
 int64_t setup_round_bytes(const struct setup *setup, int64_t rows)
 {
-    return rows * (setup->width + 1) * (int64_t)moire_element_bytes(setup->element);
+    const int64_t element = (int64_t)moire_element_bytes(setup->element);
+    return rows * (setup->width * (setup->wire == MOIRE_WIRE_BF16 ? 2 : element) + element);
 }
 
 static moire_status create(struct setup *setup, const char *backend)
@@ -102,8 +105,13 @@ static moire_status create(struct setup *setup, const char *backend)
                                                       .round_bytes = setup->round_bytes,
                                                       .contexts = setup->contexts,
                                                       .element = setup->element,
-                                                      .width = setup->width };
-    return moire_exchange_create(&settings, &setup->world, setup->node_of, &setup->placement,
+                                                      .width = setup->width,
+                                                      .wire = setup->wire,
+                                                      .chunks = setup->chunks,
+                                                      .peers_in_flight = setup->peers_in_flight,
+                                                      .deduplicate = setup->deduplicate,
+                                                      .check = setup->check };
+    return moire_exchange_create(&settings, &setup->world, setup->node_of, setup->leaf_of, &setup->placement,
                                  &setup->exchange);
 }
 
@@ -222,6 +230,17 @@ static void check_segments(const struct moire_plan *plan)
     expect(row == plan->received_rows);
 }
 
+/* Chunks are runs of segments; instance i of n is in chunk floor(i C / n). */
+static void check_chunks(const struct lane *lane)
+{
+    const struct moire_plan *plan = lane->plan;
+    const int chunks = lane->setup->chunks > 0 ? lane->setup->chunks : 1;
+    expect(plan->chunk_segment[0] == 0 && plan->chunk_segment[chunks] == plan->segment_count);
+    for (int chunk = 0; chunk < chunks; chunk++)
+        for (int64_t s = plan->chunk_segment[chunk]; s < plan->chunk_segment[chunk + 1]; s++)
+            expect(plan->segments[s].instance * chunks / plan->local_instances == chunk);
+}
+
 static void check_plan(const struct lane *lane)
 {
     const struct moire_plan *plan = lane->plan;
@@ -243,12 +262,15 @@ static void check_plan(const struct lane *lane)
     expect(plan->received_rows_maximum == maximum);
     expect(plan->copies == copies && sent <= copies && (sent > 0) == (copies > 0));
     check_segments(plan);
+    check_chunks(lane);
 }
 
 void lane_prepare(struct lane *lane)
 {
     twin_free(&lane->twin);
-    twin_create(&lane->twin, &lane->route.routing, &lane->setup->placement, lane->setup->node_of);
+    const struct setup *setup = lane->setup;
+    const struct twin_map map = { setup->node_of, setup->leaf_of, setup->wire == MOIRE_WIRE_BF16 };
+    twin_create(&lane->twin, &lane->route.routing, &setup->placement, &map);
     expect_ok(moire_exchange_prepare(lane->plan, &lane->route.routing, MOIRE_OK));
     expect(lane->received.capacity_rows >= lane->plan->received_rows);
     expect(lane->output_numbers.capacity_rows >= lane->plan->received_rows);
@@ -302,15 +324,84 @@ void lane_combine(struct lane *lane, bool with_numbers)
 
 void lane_combine_compare(struct lane *lane)
 {
-    const int *node_of = lane->setup->node_of;
     const int64_t tokens = lane->route.routing.tokens, slots = lane->route.routing.slots;
-    compare(&lane->sums, twin_combine_rows(&lane->twin, &lane->outputs, node_of, tokens), tokens,
+    compare(&lane->sums, twin_combine_rows(&lane->twin, &lane->outputs, tokens), tokens,
             "summed rows");
-    void *numbers = twin_combine_numbers(&lane->twin, &lane->output_numbers, node_of, slots);
+    void *numbers = twin_combine_numbers(&lane->twin, &lane->output_numbers, slots);
     if (lane->numbers_back)
         compare(&lane->number_sums, numbers, slots, "summed numbers");
     else
         free(numbers);
+}
+
+/* The rows of a chunk. */
+static int64_t chunk_rows(const struct lane *lane, int chunk, int64_t *first)
+{
+    const struct moire_plan *plan = lane->plan;
+    const int64_t begin = plan->chunk_segment[chunk], end = plan->chunk_segment[chunk + 1];
+    *first = begin < end ? plan->segments[begin].first_row : 0;
+    return begin < end ? plan->segments[end - 1].first_row + plan->segments[end - 1].rows - *first : 0;
+}
+
+static char *row_at(const struct moire_rows *buffer, int64_t row)
+{
+    return (char *)buffer->data + buffer_bytes(buffer, row);
+}
+
+/* Chunks are asked for in order, now and then one is left out; those before it must be there too. */
+void lane_dispatch_chunks(struct lane *lane, bool with_numbers)
+{
+    lane_dispatch(lane, with_numbers);
+    char *expected = twin_dispatch_rows(&lane->twin, &lane->rows, lane->route.routing.tokens);
+    for (int chunk = 0; chunk < lane->setup->chunks; chunk++) {
+        int64_t first, rows = chunk_rows(lane, chunk, &first);
+        if (chunk % 3 == 1) continue;
+        expect_ok(moire_transfer_chunk(lane->dispatching, chunk));
+        expect(memcmp(row_at(&lane->received, first), expected + buffer_bytes(&lane->received, first),
+                      (size_t)buffer_bytes(&lane->received, rows)) == 0);
+    }
+    free(expected);
+    lane_end(lane->dispatching);
+    lane_dispatch_compare(lane);
+}
+
+static void *duplicate(const struct moire_rows *buffer, int64_t rows)
+{
+    const size_t bytes = (size_t)buffer_bytes(buffer, rows);
+    void *copy = malloc(bytes + 1);
+    if (copy) memcpy(copy, buffer->data, bytes);
+    return copy;
+}
+
+static void restore(const struct moire_rows *buffer, const char *from, int64_t first, int64_t rows)
+{
+    memcpy(row_at(buffer, first), from + buffer_bytes(buffer, first), (size_t)buffer_bytes(buffer, rows));
+}
+
+void lane_combine_chunks(struct lane *lane, bool with_numbers)
+{
+    const bool n = lane->numbers_back = with_numbers;
+    const int64_t received = lane->plan->received_rows;
+    fill_random(&lane->outputs, received);
+    fill_random(&lane->output_numbers, received);
+    char *rows = duplicate(&lane->outputs, received), *numbers = duplicate(&lane->output_numbers, received);
+    poison(&lane->outputs, received);
+    poison(&lane->output_numbers, received);
+    poison(&lane->sums, lane->route.routing.tokens);
+    poison(&lane->number_sums, lane->route.routing.slots);
+    expect_ok(moire_combine_open(lane->plan, &lane->outputs, n ? &lane->output_numbers : NULL, &lane->sums,
+                                 n ? &lane->number_sums : NULL, &lane->combining));
+    for (int chunk = 0; chunk < lane->setup->chunks; chunk++) {
+        int64_t first, count = chunk_rows(lane, chunk, &first);
+        expect_ok(moire_exchange_progress(lane->setup->exchange));
+        restore(&lane->outputs, rows, first, count);
+        restore(&lane->output_numbers, numbers, first, count);
+        if (chunk % 3 != 1) expect_ok(moire_transfer_chunk(lane->combining, chunk));
+    }
+    lane_end(lane->combining);
+    lane_combine_compare(lane);
+    free(rows);
+    free(numbers);
 }
 
 void lane_check(struct lane *lane)
@@ -322,5 +413,8 @@ void lane_check(struct lane *lane)
         lane_combine(lane, numbers);
         lane_end(lane->combining);
         lane_combine_compare(lane);
+        if (lane->setup->chunks < 2) continue;
+        lane_dispatch_chunks(lane, numbers);
+        lane_combine_chunks(lane, numbers);
     }
 }

@@ -9,15 +9,17 @@
 
 enum { MOST_RANKS = 8, MOST_TOKENS = 48, MOST_SLOTS = 256, MOST_TARGETS = 1024 };
 
-enum nodes { ONE_NODE, NODE_EACH, TWO_A_NODE, UNEVEN_NODES, NODE_MAPS };
+enum nodes { ONE_NODE, NODE_EACH, TWO_A_NODE, UNEVEN_NODES, TWO_LEAVES, NODE_MAPS };
 enum places { EVEN, FEWER_THAN_RANKS, REPLICAS, LAST_RANK_ONLY, PLACE_MAPS };
 
 struct setup {
     const struct moire_backend *backend;
     moire_element element;
     int64_t width, round_bytes;
-    int contexts;
-    int node_of[MOST_RANKS];
+    int contexts, chunks, peers_in_flight;
+    enum moire_wire wire;
+    bool deduplicate, check;
+    int node_of[MOST_RANKS], leaf_of[MOST_RANKS];
     struct moire_placement placement;
     struct moire_communicator world;
     struct moire_exchange *exchange;
@@ -29,7 +31,7 @@ void for_each_backend(void (*test)(void));
 
 /* A setup of the back end under test, not created yet: float32, small rows, no rounds, one context. */
 struct setup float_setup(enum nodes nodes, enum places places);
-/* Or fill in backend, element, width, round_bytes and contexts before; nodes and places by these. */
+/* Or fill in the rest before; nodes and places by these. */
 void setup_nodes(struct setup *setup, enum nodes nodes);
 void setup_places(struct setup *setup, enum places places);
 void setup_random_places(struct setup *setup, int64_t experts, int64_t instances); /* alike on all ranks */
@@ -89,6 +91,10 @@ void lane_dispatch(struct lane *lane, bool with_numbers);
 void lane_combine(struct lane *lane, bool with_numbers);
 /* Ends the transfer. The order of ends may differ between ranks. */
 void lane_end(struct moire_transfer *transfer);
+/* The same chunk by chunk. A dispatch is compared, and ended; a combine gets the outputs of a chunk only before
+ * it says so, and is ended and compared. */
+void lane_dispatch_chunks(struct lane *lane, bool with_numbers);
+void lane_combine_chunks(struct lane *lane, bool with_numbers);
 /* Compares with the twin, bit by bit. Collective. */
 void lane_dispatch_compare(struct lane *lane);
 void lane_combine_compare(struct lane *lane);

@@ -1,5 +1,6 @@
 #include "twin.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,8 +38,19 @@ static int compare(const void *left, const void *right)
     return 0;
 }
 
+static bool same_node(const struct twin_map *map, int a, int b)
+{
+    return map->node_of[a] == map->node_of[b] && map->leaf_of[a] == map->leaf_of[b];
+}
+
+static int nearness(const struct twin_map *map, int rank)
+{
+    return rank == test_rank ? 0 : same_node(map, rank, test_rank) ? 1 : 2;
+}
+
 static struct twin_copy *list_own(const struct moire_routing *routing,
-                                  const struct moire_placement *placement, const int *node_of, int64_t *count)
+                                  const struct moire_placement *placement, const struct twin_map *map,
+                                  int64_t *count)
 {
     int64_t targets = routing->slots == 0     ? 0
                       : routing->target_begin ? routing->target_begin[routing->slots]
@@ -57,20 +69,18 @@ static struct twin_copy *list_own(const struct moire_routing *routing,
                                                          .target = c,
                                                          .instance = routing->targets[c],
                                                          .destination = rank,
-                                                         .near = rank == test_rank                     ? 0
-                                                                 : node_of[rank] == node_of[test_rank] ? 1
-                                                                                                       : 2 };
+                                                         .near = nearness(map, rank) };
             }
         }
     return copies;
 }
 
 void twin_create(struct twin *twin, const struct moire_routing *routing,
-                 const struct moire_placement *placement, const int *node_of)
+                 const struct moire_placement *placement, const struct twin_map *map)
 {
     int64_t count, begin[9];
-    struct twin_copy *own = list_own(routing, placement, node_of, &count);
-    *twin = (struct twin){ 0 };
+    struct twin_copy *own = list_own(routing, placement, map, &count);
+    *twin = (struct twin){ .map = *map };
     twin->copies = gather(own, count * (int64_t)sizeof *own, begin);
     twin->count = begin[test_ranks] / (int64_t)sizeof *own;
     free(own);
@@ -88,48 +98,6 @@ void twin_free(struct twin *twin)
 static int64_t row_bytes(const struct moire_rows *buffer)
 {
     return buffer->width * (int64_t)moire_element_bytes(buffer->element);
-}
-
-/* Row `row` or number `slot` of the source, whichever `by_slot` says. */
-static void *dispatch(const struct twin *twin, const struct moire_rows *from, int64_t count, bool by_slot)
-{
-    int64_t begin[9], bytes = row_bytes(from);
-    char *all = gather(from->data, count * bytes, begin),
-         *expected = memory(twin->received[test_rank] * bytes);
-    for (int64_t i = 0; i < twin->count; i++) {
-        const struct twin_copy *copy = &twin->copies[i];
-        if (copy->destination != test_rank) continue;
-        int64_t index = by_slot ? copy->slot : copy->token;
-        memcpy(expected + copy->row * bytes, all + begin[copy->source] + index * bytes, (size_t)bytes);
-    }
-    free(all);
-    return expected;
-}
-
-void *twin_dispatch_rows(const struct twin *twin, const struct moire_rows *rows, int64_t tokens)
-{
-    return dispatch(twin, rows, tokens, false);
-}
-
-void *twin_dispatch_numbers(const struct twin *twin, const struct moire_rows *numbers, int64_t slots)
-{
-    return dispatch(twin, numbers, slots, true);
-}
-
-/* One copy in a sum. */
-struct term {
-    int64_t node, instance, slot, target;
-    const char *row;
-};
-
-static int compare_terms(const void *left, const void *right)
-{
-    const struct term *a = left, *b = right;
-    const int64_t x[] = { a->node, a->instance, a->slot, a->target },
-                  y[] = { b->node, b->instance, b->slot, b->target };
-    for (size_t i = 0; i < sizeof x / sizeof *x; i++)
-        if (x[i] != y[i]) return x[i] < y[i] ? -1 : 1;
-    return 0;
 }
 
 static double element_at(moire_element element, const char *row, int64_t k)
@@ -153,29 +121,106 @@ static void put(moire_element element, char *row, int64_t k, double value)
         memcpy(row + k * 4, &narrow, 4);
 }
 
+/* To eight significant bits, ties to even; what is drawn here is neither tiny nor huge. */
+static double rounded(double value)
+{
+    int exponent;
+    double fraction = frexp((double)(float)value, &exponent);
+    return copysign(ldexp(nearbyint(fraction * 256), exponent - 8), value);
+}
+
+/* Row `row` or number `slot` of the source, whichever `by_slot` says. */
+static void *dispatch(const struct twin *twin, const struct moire_rows *from, int64_t count, bool by_slot)
+{
+    int64_t begin[9], bytes = row_bytes(from);
+    char *all = gather(from->data, count * bytes, begin),
+         *expected = memory(twin->received[test_rank] * bytes);
+    for (int64_t i = 0; i < twin->count; i++) {
+        const struct twin_copy *copy = &twin->copies[i];
+        if (copy->destination != test_rank) continue;
+        int64_t index = by_slot ? copy->slot : copy->token;
+        char *row = expected + copy->row * bytes;
+        memcpy(row, all + begin[copy->source] + index * bytes, (size_t)bytes);
+        for (int64_t k = 0; k < from->width && twin->map.bfloat16 && !by_slot; k++)
+            put(from->element, row, k, rounded(element_at(from->element, row, k)));
+    }
+    free(all);
+    return expected;
+}
+
+void *twin_dispatch_rows(const struct twin *twin, const struct moire_rows *rows, int64_t tokens)
+{
+    return dispatch(twin, rows, tokens, false);
+}
+
+void *twin_dispatch_numbers(const struct twin *twin, const struct moire_rows *numbers, int64_t slots)
+{
+    return dispatch(twin, numbers, slots, true);
+}
+
+/* One copy in a sum. */
+struct term {
+    int64_t leaf, node, instance, slot, target;
+    const char *row;
+};
+
+static int compare_terms(const void *left, const void *right)
+{
+    const struct term *a = left, *b = right;
+    const int64_t x[] = { a->leaf, a->node, a->instance, a->slot, a->target },
+                  y[] = { b->leaf, b->node, b->instance, b->slot, b->target };
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++)
+        if (x[i] != y[i]) return x[i] < y[i] ? -1 : 1;
+    return 0;
+}
+
+/* What rounding there is at each level: of copies, of nodes' sums, of leaves' sums. */
+struct rounding {
+    bool copies, nodes, leaves;
+};
+
+static struct rounding rounding_of(const struct twin_map *map)
+{
+    struct rounding rounding = { .copies = map->bfloat16 };
+    for (int r = 1; r < test_ranks && map->bfloat16; r++) {
+        if (!same_node(map, 0, r)) rounding.nodes = true;
+        if (map->leaf_of[r] != map->leaf_of[0]) rounding.leaves = true;
+    }
+    return rounding;
+}
+
 static double add(moire_element element, double a, double b)
 {
     return element == MOIRE_FLOAT64 ? a + b : (double)((float)a + (float)b);
 }
 
-/* Element k: the terms of a node one after the other, then the nodes' sums one after the other. */
-static double sum_terms(moire_element element, const struct term *terms, int64_t count, int64_t k)
+/* The sum of values that have the same key, one after the other; `level` 0: all; 1: of a leaf; 2: of a node. */
+static double sum_terms(moire_element element, const struct term *terms, int64_t count, int64_t k, int level,
+                        const struct rounding *rounding)
 {
     double total = 0;
-    for (int64_t i = 0; i < count;) {
-        bool first_node = i == 0;
-        double node_sum = element_at(element, terms[i].row, k);
-        int64_t node = terms[i].node;
-        for (i++; i < count && terms[i].node == node; i++)
-            node_sum = add(element, node_sum, element_at(element, terms[i].row, k));
-        total = first_node ? node_sum : add(element, total, node_sum);
+    for (int64_t i = 0, end; i < count; i = end) {
+        double value;
+        end = i + 1;
+        if (level == 2) {
+            value = element_at(element, terms[i].row, k);
+            if (rounding->copies) value = rounded(value);
+        } else {
+            while (end < count && terms[end].leaf == terms[i].leaf
+                   && (level == 0 || terms[end].node == terms[i].node))
+                end++;
+            value = sum_terms(element, terms + i, end - i, k, level + 1, rounding);
+            if (level == 0 ? rounding->leaves : rounding->nodes) value = rounded(value);
+        }
+        total = i == 0 ? value : add(element, total, value);
     }
     return total;
 }
 
-static void *combine(const struct twin *twin, const struct moire_rows *from, const int *node_of,
-                     int64_t count, bool by_slot)
+static void *combine(const struct twin *twin, const struct moire_rows *from, int64_t count, bool by_slot)
 {
+    const struct twin_map *map = &twin->map;
+    const struct rounding rounding = by_slot ? (struct rounding){ false, false, false } : rounding_of(map);
     int64_t begin[9], bytes = row_bytes(from);
     char *all = gather(from->data, twin->received[test_rank] * bytes, begin),
          *expected = memory(count * bytes);
@@ -185,27 +230,26 @@ static void *combine(const struct twin *twin, const struct moire_rows *from, con
         for (int64_t i = 0; i < twin->count; i++) {
             const struct twin_copy *copy = &twin->copies[i];
             if (copy->source != test_rank || (by_slot ? copy->slot : copy->token) != index) continue;
-            terms[found++] =
-                (struct term){ node_of[copy->destination], copy->instance, copy->slot, copy->target,
-                               all + begin[copy->destination] + copy->row * bytes };
+            terms[found++] = (struct term){ map->leaf_of[copy->destination], map->node_of[copy->destination],
+                                            copy->instance, copy->slot, copy->target,
+                                            all + begin[copy->destination] + copy->row * bytes };
         }
         if (found > 0) qsort(terms, (size_t)found, sizeof *terms, compare_terms);
         for (int64_t k = 0; k < from->width && found > 0; k++)
-            put(from->element, expected + index * bytes, k, sum_terms(from->element, terms, found, k));
+            put(from->element, expected + index * bytes, k,
+                sum_terms(from->element, terms, found, k, 0, &rounding));
     }
     free(terms);
     free(all);
     return expected;
 }
 
-void *twin_combine_rows(const struct twin *twin, const struct moire_rows *outputs, const int *node_of,
-                        int64_t tokens)
+void *twin_combine_rows(const struct twin *twin, const struct moire_rows *outputs, int64_t tokens)
 {
-    return combine(twin, outputs, node_of, tokens, false);
+    return combine(twin, outputs, tokens, false);
 }
 
-void *twin_combine_numbers(const struct twin *twin, const struct moire_rows *numbers, const int *node_of,
-                           int64_t slots)
+void *twin_combine_numbers(const struct twin *twin, const struct moire_rows *numbers, int64_t slots)
 {
-    return combine(twin, numbers, node_of, slots, true);
+    return combine(twin, numbers, slots, true);
 }

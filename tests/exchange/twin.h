@@ -12,14 +12,21 @@ struct twin_copy {
     int64_t row;               /* among the rows that the destination receives */
 };
 
+/* Where ranks are, and how rows travel. Nodes and leaves may have any numbers. */
+struct twin_map {
+    const int *node_of, *leaf_of;
+    bool bfloat16;
+};
+
 struct twin {
+    struct twin_map map;
     int64_t count;
     struct twin_copy *copies; /* of all ranks, by destination, then row */
     int64_t received[8];      /* rows of each rank */
 };
 
 void twin_create(struct twin *twin, const struct moire_routing *routing,
-                 const struct moire_placement *placement, const int *node_of);
+                 const struct moire_placement *placement, const struct twin_map *map);
 void twin_free(struct twin *twin);
 
 /* What a dispatch of `rows` [T, D] and `numbers` [N] must bring to this rank; the caller frees it. */
@@ -27,9 +34,7 @@ void *twin_dispatch_rows(const struct twin *twin, const struct moire_rows *rows,
 void *twin_dispatch_numbers(const struct twin *twin, const struct moire_rows *numbers, int64_t slots);
 /* What a combine of `outputs` [R, D], or of numbers [R, 1], must give: rows [T, D] by token, numbers [N] by
  * slot. */
-void *twin_combine_rows(const struct twin *twin, const struct moire_rows *outputs, const int *node_of,
-                        int64_t tokens);
-void *twin_combine_numbers(const struct twin *twin, const struct moire_rows *numbers, const int *node_of,
-                           int64_t slots);
+void *twin_combine_rows(const struct twin *twin, const struct moire_rows *outputs, int64_t tokens);
+void *twin_combine_numbers(const struct twin *twin, const struct moire_rows *numbers, int64_t slots);
 
 #endif

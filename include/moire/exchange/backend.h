@@ -21,23 +21,36 @@ struct moire_backend {
     void (*rows_free)(struct moire_exchange *exchange, struct moire_rows *buffer);
     /* Private state in plan->backend_state. Not collective, not agreed yet. */
     moire_status (*plan_create)(struct moire_plan *plan);
+    /* Words of its own that each rank tells each other rank beside the counts, before prepare; 0: none, and no
+     * function. `words` [extra_words] for rank `peer`; moire_order_extra reads them at the receiver. */
+    int extra_words;
+    void (*write_words)(const struct moire_plan *plan, int peer, int64_t *words);
     /* Called once counts are known, received_rows, instance_begin and segments are set and the plan's buffers
      * have grown: lays out the back end's own tables and grows its own memory, and sets rows_out and the
-     * rounds that this rank needs (see struct moire_order in exchange/private.h). Returns this rank's status,
-     * which is agreed on afterwards: `local`, where that is a failure already, or its own. It may be
-     * collective: then a rank that fails takes part to the end. */
+     * rounds that this rank needs (see struct moire_order in exchange/private.h). Not collective. Returns this
+     * rank's status, which is agreed on afterwards: `local`, where that is a failure already, or its own. */
     moire_status (*prepare)(struct moire_plan *plan, moire_status local);
+    /* Called when all ranks have prepared, and everything they wrote to shared memory is visible: may
+     * communicate (waiting with moire_exchange_wait only); must not allocate. NULL: nothing to do. */
+    moire_status (*settle)(struct moire_plan *plan);
     /* Starts a transfer (see struct moire_transfer in exchange/private.h): never waits, posts receives first,
-     * adds what it sends to exchange->bytes, sets transfer->done where there is nothing to move. */
+     * adds what it will send to exchange->bytes, sets transfer->done where there is nothing to move. Rows of
+     * chunks below transfer->ready may leave. */
     moire_status (*begin)(struct moire_transfer *transfer);
-    /* Moves it on; *done turns true when only unpacking is left. Never waits. */
-    moire_status (*progress)(struct moire_transfer *transfer, bool *done);
-    /* Unpacks; the transfer is done. */
+    /* Moves it on, also after transfer->ready has grown: sets transfer->landed (dispatch: chunks that `take`
+     * can take), and transfer->done when only `take` and `end` are left. Never waits. */
+    moire_status (*progress)(struct moire_transfer *transfer);
+    /* Dispatch: puts the rows of a landed chunk, own-rank ones included, where they belong. Called once for
+     * each chunk, ascending. */
+    moire_status (*take)(struct moire_transfer *transfer, int chunk);
+    /* The transfer is done and all chunks are taken: combine sums. */
     moire_status (*end)(struct moire_transfer *transfer);
     /* Undoes prepare: also one that failed, here or elsewhere, or none at all, or twice; plan_create may have
      * failed. No transfer of the plan is open. */
     void (*release)(struct moire_plan *plan);
     int (*volume)(const struct moire_plan *plan, struct moire_stage *stages, int room);
+    /* Bytes of kind EXCHANGE that it holds beyond what all have: see moire_exchange_memory. Not collective. */
+    int64_t (*memory)(const struct moire_exchange_sizes *sizes);
     /* One line on what was chosen, for the log. */
     void (*print)(const struct moire_exchange *exchange, char *line, size_t line_bytes);
     /* Both also after a failed (or no) plan_create or init. */

@@ -18,16 +18,26 @@
  *     ... any number of dispatches and combines ...
  *     moire_exchange_release(plan)
  *
- * Legend: T tokens here, D row width, R rows received here, N slots here.
+ * Legend: T tokens here, D row width, R rows received here, N slots here, C chunks.
+ *
+ * Chunks: received rows may be taken, and outputs given, chunk by chunk (moire_transfer_chunk) while the other
+ * chunks travel. Chunk c of a rank with n instances is the rows of its instances i with floor(i C / n) = c: a
+ * run of rows, the same on all ranks, possibly empty. Chunks change when rows move, never the result.
  *
  * Order of received rows: local index of the instance; then nearness of the source (own rank, own node, far);
  * then source rank; then token; then slot (then the order of the slot's targets, should one be there twice).
  *
  * Association of the combine, for one token: its copies (slot, instance) are grouped by node of the instance;
  * within a node they are ordered by instance number, then slot, and summed one after the other, starting from
- * the first row itself; the nodes' sums are then summed one after the other in ascending order of nodes,
- * starting from the first. A token without copies gets zeros. Numbers of a slot with several instances
- * (slices) are summed in the same way over its instances.
+ * the first row itself; the sums of the nodes of a leaf are summed one after the other in ascending order of
+ * nodes, starting from the first; the leaves' sums likewise. A token without copies gets zeros. Numbers of a
+ * slot with several instances (slices) are summed in the same way over its instances.
+ *
+ * Wire type: with bf16 every row is rounded to bfloat16 (to nearest, ties to even) once on its way out, own
+ * rows too; on the way back every copy is rounded, then the sum of each node where the exchange has several
+ * nodes, then the sum of each leaf where it has several leaves. Sums are made in the element type. So the
+ * result depends on the nodes and leaves, and not on the back end, on de-duplication or on which rank an expert
+ * is at. Numbers are never rounded.
  *
  * Errors of MPI inside begin, progress and end cannot be agreed on: they come back as MOIRE_MPI_ERROR and the
  * caller ends the job (moire_mpi_abort). */
@@ -38,8 +48,13 @@
 #include "moire/cluster/communicator.h"
 #include "moire/cluster/placement.h"
 
-enum moire_level { MOIRE_LEVEL_SELF, MOIRE_LEVEL_NODE, MOIRE_LEVEL_FAR, MOIRE_LEVELS };
-const char *moire_level_name(int level); /* "own rank", "in node", "between nodes" */
+/* How far a byte goes: to the same rank, in its node, to another node under the same leaf, to another leaf.
+ * Without leaves all nodes are under one. */
+enum moire_level { MOIRE_LEVEL_SELF, MOIRE_LEVEL_NODE, MOIRE_LEVEL_FAR, MOIRE_LEVEL_SPINE, MOIRE_LEVELS };
+const char *moire_level_name(int level); /* "own rank", "in node", "between nodes", "over the spine" */
+
+/* Type of rows under way. MOIRE_WIRE_FP32: rows travel as they are (float64 in double precision too). */
+enum moire_wire { MOIRE_WIRE_FP32, MOIRE_WIRE_BF16 };
 
 struct moire_exchange; /* one communicator, placement and back end; any number of plans */
 
@@ -49,15 +64,22 @@ struct moire_exchange_settings {
     int contexts;          /* most transfers open at once, 1 to 16; each has a communicator of its own */
     moire_element element; /* of rows and numbers */
     int64_t width;         /* D */
+    enum moire_wire wire;
+    int chunks;            /* C, 1 to 64; 0: 1 */
+    int peers_in_flight;   /* most messages of a transfer under way at once, each way; 0: all */
+    bool deduplicate;      /* where the back end can: one copy of a row to a node */
+    bool check;            /* prepare: compare counts between senders and receivers */
 };
 
-/* Finds the back end and lets it set up. `node_of` [size] gives the node of each rank, `placement` the
- * instances; both are borrowed until moire_exchange_free. MOIRE_USAGE for an unknown back end (with the
- * nearest name) or one that is not applicable (with its reason), or settings out of range. Failures are
- * agreed. Collective over `communicator`, as is the free. */
+/* Finds the back end and lets it set up. `node_of` [size] gives the node of each rank, `leaf_of` [size] the
+ * leaf (NULL: one leaf; the ranks of a node have the same), `placement` the instances; all are borrowed until
+ * moire_exchange_free. MOIRE_USAGE for an unknown back end (with the nearest name) or one that is not
+ * applicable (with its reason), or settings out of range. Failures are agreed. Collective over
+ * `communicator`, as is the free. */
 moire_status moire_exchange_create(const struct moire_exchange_settings *settings,
                                    const struct moire_communicator *communicator, const int *node_of,
-                                   const struct moire_placement *placement, struct moire_exchange **exchange);
+                                   const int *leaf_of, const struct moire_placement *placement,
+                                   struct moire_exchange **exchange);
 void moire_exchange_free(struct moire_exchange *exchange);
 /* "alltoallv"; also one line a back end on standard output for `moire info`: name, when it wins. Not
  * collective. */
@@ -112,6 +134,7 @@ struct moire_plan {
     int64_t *instance_begin; /* [local_instances + 1]: rows of each local instance */
     struct moire_segment *segments; /* a function of the plan alone; ascending first_row, none without rows */
     int64_t segment_count;
+    int64_t *chunk_segment; /* [C + 1]: segments of each chunk */
     int64_t rows_out[MOIRE_LEVELS]; /* that one dispatch of this rank sends, as the back end moves them */
     bool prepared;
     struct moire_plan_rows most; /* valid from the first prepare on */
@@ -144,6 +167,9 @@ int64_t moire_exchange_growths(const struct moire_exchange *exchange);
 
 /* What an exchange is made for, and what its plans meet. */
 struct moire_exchange_sizes {
+    const char *backend; /* name in the table; "auto": as alltoallv */
+    enum moire_wire wire;
+    int chunks;
     int ranks; /* of its communicator */
     int64_t instances, local_instances;
     int contexts;
@@ -172,6 +198,16 @@ moire_status moire_dispatch_begin(struct moire_plan *plan, const struct moire_ro
 moire_status moire_combine_begin(struct moire_plan *plan, const struct moire_rows *outputs,
                                  const struct moire_rows *output_numbers, struct moire_rows *rows,
                                  struct moire_rows *numbers, struct moire_transfer **transfer);
+/* The same, but no row of `outputs` may leave yet: moire_transfer_chunk says which are there, and
+ * moire_transfer_end that all are. */
+moire_status moire_combine_open(struct moire_plan *plan, const struct moire_rows *outputs,
+                                const struct moire_rows *output_numbers, struct moire_rows *rows,
+                                struct moire_rows *numbers, struct moire_transfer **transfer);
+/* Dispatch: waits until the rows of chunks 0 to `chunk` are in `received` (and moves all open transfers on
+ * meanwhile); they may be read from then on. Combine: the rows of chunks 0 to `chunk` in `outputs` are
+ * complete; starts to send them, without waiting. Chunks may be skipped and asked for again. `chunk` is 0 to
+ * C - 1. */
+moire_status moire_transfer_chunk(struct moire_transfer *transfer, int chunk);
 /* Moves every open transfer of the exchange on, without waiting. Called between tiles of compute. */
 moire_status moire_exchange_progress(struct moire_exchange *exchange);
 /* Whether progress has anything to move: an open transfer that is not done. Not collective. */
@@ -192,7 +228,13 @@ struct moire_stage {
 /* At most `room` stages; returns how many there are. Each row counts with its number. Not collective; the
  * plan must be prepared. */
 int moire_exchange_volume(const struct moire_plan *plan, struct moire_stage *stages, int room);
-/* Bytes that all transfers of this rank have sent so far at each level. */
-void moire_exchange_bytes(const struct moire_exchange *exchange, int64_t bytes[MOIRE_LEVELS]);
+/* Bytes that this rank has sent so far, by level: rows and numbers of all transfers; and what prepare sends,
+ * counts and, where a back end needs them, lists of rows. Own-rank rows count at MOIRE_LEVEL_SELF. Each byte
+ * counts once, at the level of the message that it travels in; a row read through shared memory counts as sent
+ * by its owner. */
+struct moire_exchange_bytes {
+    int64_t rows[MOIRE_LEVELS], numbers[MOIRE_LEVELS], index[MOIRE_LEVELS];
+};
+void moire_exchange_bytes(const struct moire_exchange *exchange, struct moire_exchange_bytes *bytes);
 
 #endif
