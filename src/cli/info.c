@@ -47,6 +47,9 @@ static void print_tables(void)
     moire_exchange_print_backends();
     printf("\nrouters (moe.router)\n");
     for (int i = 0; i < moire_router_count; i++) print_row(moire_routers[i]->name, moire_routers[i]->help);
+    printf("\ntraffic (moe.forced)\n");
+    for (int i = 0; i < moire_traffic_kind_count; i++)
+        print_row(moire_traffic_kinds[i].name, moire_traffic_kinds[i].help);
     printf("\ntoken sources (data.source)\n");
     for (int i = 0; i < moire_source_count; i++) print_row(moire_sources[i]->name, moire_sources[i]->help);
     printf("\nschedules (train.schedule)\n");
@@ -101,8 +104,8 @@ const struct moire_command moire_command_info = {
     .arguments = "[FILE.ini] [--section.key=value ...]",
     .summary = "versions, back ends, ranks, nodes, binding and memory",
     .details = "Versions of every library, the ranks with node, threads and binding, and the\n"
-               "tables of back ends, routers, token sources and schedules. Warns where ranks\n"
-               "share processors or have fewer of them than threads.\n"
+               "tables of back ends, routers, traffic, token sources and schedules. Warns\n"
+               "where ranks share processors or have fewer of them than threads.\n"
                "\n"
                "  moire info\n"
                "  mpirun -n 4 moire info --parallel.expert=2",

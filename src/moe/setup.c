@@ -7,9 +7,11 @@
 #include "moire/moe/layer.h"
 
 
-static moire_status check_forced(const struct moire_config *config)
+static moire_status check_forced(const struct moire_config *config, bool used)
 {
-    if (config->moe_forced == MOIRE_FORCED_REPLAY && (!config->moe_forced_file || !*config->moe_forced_file))
+    const struct moire_traffic_kind *kind;
+    MOIRE_TRY(moire_traffic_find(config->moe_forced, &kind));
+    if (used && strcmp(kind->name, "replay") == 0 && (!config->moe_forced_file || !*config->moe_forced_file))
         return moire_fail(
             MOIRE_USAGE,
             "moe.forced = replay needs a recording; found no moe.forced_file; try moe.forced_file = "
@@ -35,7 +37,7 @@ moire_status moire_moe_check(const struct moire_config *config)
         return moire_fail(MOIRE_USAGE,
                           "moe.capacity is no factor; found %g, expected dropless or a number above 0",
                           config->moe_capacity);
-    return router == &moire_router_forced ? check_forced(config) : MOIRE_OK;
+    return check_forced(config, router == &moire_router_forced);
 }
 
 static moire_status add_tensor(const struct moire_config *config, struct moire_tensors *tensors,
@@ -89,9 +91,7 @@ static void read_settings(const struct moire_config *config, struct moire_moe *m
         .experts = config->moe_experts,
         .top_k = config->moe_top_k,
         .normalise = config->moe_normalise,
-        .forced = config->moe_forced,
-        .forced_exponent = config->moe_forced_exponent,
-        .seed = (uint64_t)config->run_seed,
+        .traffic = &moe->traffic,
         .mesh = moe->mesh,
         .placement = &moe->placement,
     };
@@ -125,9 +125,10 @@ static moire_status set_up(const struct moire_config *config, struct moire_moe *
                              &moe->logit_gradients));
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, 2 * moe->experts + 1, sizeof(double), &moe->reduce));
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moe->experts, sizeof(int64_t), &moe->counts));
-    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moe->experts + 1, sizeof(double), &moe->forced_tail));
-    moire_forced_tail(&moe->router_setting, moe->forced_tail);
-    moe->router_setting.forced_tail = moe->forced_tail;
+    const struct moire_traffic_setting traffic =
+        moire_traffic_setting_of(config, &moe->placement, moe->mesh->expert_node_of);
+    MOIRE_TRY(moire_traffic_create(&traffic, &moe->traffic));
+    moire_traffic_set_source(&moe->traffic, moe->mesh->expert.rank);
     return MOIRE_OK;
 }
 
@@ -205,7 +206,7 @@ void moire_moe_free(struct moire_moe *moe)
     moire_rows_free(moe->exchange, &moe->output_gradients);
     moire_rows_free(moe->exchange, &moe->outputs);
     moire_exchange_free(moe->exchange);
-    moire_release(moe->forced_tail);
+    moire_traffic_free(&moe->traffic);
     moire_release(moe->counts);
     moire_release(moe->reduce);
     moire_release(moe->logit_gradients);

@@ -1,6 +1,7 @@
 /* moe.record: which experts the router chose, step by step; and their replay. */
 #include <string.h>
 
+#include "moire/base/log.h"
 #include "train/private.h"
 
 /* Tokens of this rank in a step: the same in every step, as there is one micro-batch. */
@@ -56,12 +57,22 @@ static moire_status check_recording(const struct moire_model *model, const struc
         (long long)model->moe_layers, (long long)config->moe_experts, (long long)config->moe_top_k);
 }
 
+/* Loads that come back look like those of a longer run. */
+static void warn_of_wrapping(const struct moire_config *config, const struct moire_routing_file *file)
+{
+    const int64_t tokens = config->train_batch * config->model_sequence;
+    if (config->train_steps > file->steps || tokens > file->tokens)
+        moire_warn("%s starts again where it ends; it has %lld steps of %lld tokens, the run %lld of %lld",
+                   config->moe_forced_file, (long long)file->steps, (long long)file->tokens,
+                   (long long)config->train_steps, (long long)tokens);
+}
+
 moire_status moire_train_replay(struct moire_model *model, struct moire_routing_file *file)
 {
     const struct moire_config *config = &model->config;
     struct moire_routing_file read = { 0 };
     bool forced = strcmp(config->moe_router, "forced") == 0;
-    if (!forced || config->moe_forced != MOIRE_FORCED_REPLAY || model->moe_layers == 0) return MOIRE_OK;
+    if (!forced || strcmp(config->moe_forced, "replay") != 0 || model->moe_layers == 0) return MOIRE_OK;
     moire_status status = moire_routing_read(config->moe_forced_file, &read);
     if (status == MOIRE_OK) status = check_recording(model, &read);
     status = moire_agree(&model->mesh->world, status);
@@ -69,11 +80,8 @@ moire_status moire_train_replay(struct moire_model *model, struct moire_routing_
         moire_routing_free(&read);
         return status;
     }
-    struct moire_router_setting *setting = &model->moe.router_setting;
-    setting->replay = read.ids;
-    setting->replay_steps = read.steps;
-    setting->replay_layers = read.layers;
-    setting->replay_tokens = read.tokens;
+    warn_of_wrapping(config, &read);
+    moire_traffic_set_replay(&model->moe.traffic, read.ids, read.steps, read.layers, read.tokens);
     *file = read;
     return MOIRE_OK;
 }

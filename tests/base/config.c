@@ -64,7 +64,7 @@ static void test_defaults(void)
            !config.model_bias);
     expect(config.model_norm == MOIRE_NORM_RMS && config.model_feed_forward == MOIRE_SWIGLU);
     expect(config.moe_capacity == MOIRE_DROPLESS && config.parallel_expert == MOIRE_ALL &&
-           config.moe_forced == MOIRE_FORCED_EVEN);
+           config.model_position == MOIRE_POSITION_ROTARY);
     expect(config.train_learning_rate == 1e-3 && config.train_stop_after == MOIRE_NEVER &&
            config.train_clip == 1);
     expect(config.moe_forced_file[0] == 0 && config.file == NULL);
@@ -88,7 +88,7 @@ static void test_file(void)
     expect(config.train_steps == 5000 && config.train_learning_rate == 2.5e-4 &&
            config.train_clip == MOIRE_NONE);
     expect(strcmp(config.train_schedule, "wsd#1") == 0);
-    expect(config.moe_capacity == 1.25 && config.moe_forced == MOIRE_FORCED_ZIPF &&
+    expect(config.moe_capacity == 1.25 && strcmp(config.moe_forced, "zipf") == 0 &&
            strcmp(config.moe_layers, "every:2") == 0);
     expect(config.run_seed == INT64_MAX && strcmp(config.data_path, "src/**/*.c, doc/*.md;x") == 0);
     expect(origin_of(&config, "run.seed") == MOIRE_FROM_FILE &&
@@ -160,9 +160,9 @@ static void test_bad_files(void)
     expect_refused("[train]\nbeta1 = 1\n", "found '1', expected a number, 0 to 0.999999999");
     expect_refused("[train]\nclip = nan\n", "found 'nan', expected a number, 1e-300 to 1e+300, or none");
     expect_refused("[run]\nreproducible = maybe\n", "found 'maybe', expected yes or no");
-    expect_refused("[moe]\nforced = zip\n", "found 'zip', expected even, uniform, zipf, remote or replay");
-    expect_refused("[moe]\nforced = even|zipf\n", "found 'even|zipf'");
-    expect_refused("[moe]\nforced =\n", "found ''");
+    expect_refused("[train]\nrecompute = lay\n", "found 'lay', expected none, ffn or layer");
+    expect_refused("[train]\nrecompute = none|ffn\n", "found 'none|ffn'");
+    expect_refused("[train]\nrecompute =\n", "found ''");
 }
 
 static void test_long_lines(void)

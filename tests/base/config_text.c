@@ -185,9 +185,9 @@ static void test_value(void)
     expect_written(&config, "forced", "even");
     expect_written(&config, "dir", "runs/default");
     expect_written(&config, "forced_file", "");
-    config.moe_forced = 5;
+    config.train_recompute = 3;
     struct moire_text text = { 0 };
-    expect_failure(moire_config_text(&config, false, &text), MOIRE_FAILED, "moe.forced has no text");
+    expect_failure(moire_config_text(&config, false, &text), MOIRE_FAILED, "train.recompute has no text");
     moire_text_free(&text);
     moire_config_free(&config);
 }

@@ -336,18 +336,17 @@ static void forced_by_layer(void)
     struct fixture fixture;
     problem.layers = 2, problem.router = "forced";
     fixture_create(&fixture, &problem);
-    struct moire_router_setting *setting = &fixture.moe.router_setting;
+    struct moire_traffic *traffic = &fixture.moe.traffic;
     const int64_t slots = problem.tokens * problem.top_k;
     int32_t *chosen = room(2 * slots, sizeof *chosen);
     bool *dropped = room(slots, sizeof *dropped);
-    setting->replay = recorded, setting->replay_steps = setting->replay_tokens = 1,
-    setting->replay_layers = 2;
+    moire_traffic_set_replay(traffic, recorded, 1, 2, 1);
     for (int l = 0; l < 2; l++) {
         expect_ok(fixture_forward(&fixture, l));
         fixture_gather_choice(&fixture, l, chosen + l * slots, dropped);
     }
     expect(memcmp(chosen, chosen + slots, (size_t)slots * sizeof *chosen) != 0);
-    setting->forced = MOIRE_FORCED_REPLAY;
+    expect_ok(moire_traffic_find("replay", &traffic->kind));
     for (int l = 0; l < 2; l++) {
         expect_ok(fixture_forward(&fixture, l));
         fixture_gather_choice(&fixture, l, chosen, dropped);
@@ -424,17 +423,16 @@ static void one_rank_fails(void)
         problem.router = "forced", problem.expert_ranks = groups[group], problem.capacity = 0.9;
         fixture_create(&fixture, &problem);
         int32_t recorded[] = { 1, 3 }, wrong[] = { 1, 5 };
-        struct moire_router_setting *setting = &fixture.moe.router_setting;
+        struct moire_traffic *traffic = &fixture.moe.traffic;
         int64_t failing = fixture.batch.tokens > 0 ? test_rank : -1; /* the highest rank that has tokens */
         expect_ok(moire_max_integers(&fixture.mesh.world, &failing, 1));
-        setting->forced = MOIRE_FORCED_REPLAY;
-        setting->replay_steps = setting->replay_layers = setting->replay_tokens = 1;
-        setting->replay = failing == test_rank ? wrong : recorded;
+        expect_ok(moire_traffic_find("replay", &traffic->kind));
+        moire_traffic_set_replay(traffic, failing == test_rank ? wrong : recorded, 1, 1, 1);
         expect(fixture_forward(&fixture, 0) == MOIRE_BAD_DATA);
         expect(moire_error_is_agreed());
         expect(!fixture.layer[0].plan->prepared);
         moire_error_clear();
-        setting->replay = recorded;
+        traffic->replay = recorded;
         expect_ok(fixture_forward(&fixture, 0));
         expect_ok(fixture_backward(&fixture, 0));
         fixture_free(&fixture);

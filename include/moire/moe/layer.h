@@ -42,7 +42,7 @@ struct moire_moe {
     struct moire_rows inputs_gradient; /* [tokens, D] */
     double *reduce;                    /* [2 E + 1] */
     int64_t *counts;                   /* [E] */
-    double *forced_tail;               /* [E + 1] */
+    struct moire_traffic traffic;      /* of the forced router; replay is set by train */
 };
 
 struct moire_moe_layer {
@@ -63,7 +63,7 @@ struct moire_moe_layer {
 };
 
 /* Checks of the configuration that need no memory: names of router, balance and back end, top_k <= experts,
- * capacity, forced_file. MOIRE_USAGE. Not collective. */
+ * capacity, moe.forced and its file. MOIRE_USAGE. Not collective. */
 moire_status moire_moe_check(const struct moire_config *config);
 /* Adds the tensors of layer `layer` to the table: "layers.N.router" [E, D], "layers.N.experts.gate", ".up"
  * [E, F, D], ".down" [E, D, F] (normal, deviation 0.02, down 0.02 / sqrt(2 L)); sets the indices in *layer

@@ -7,7 +7,8 @@
  *   softmax  p = softmax(logits); the K largest; weight p, divided by the sum of the chosen when
  *            moe.normalise (GShard, arXiv 2006.16668), raw otherwise (Switch, arXiv 2101.03961).
  *   mixtral  the K largest logits; weight = softmax over the K chosen logits (arXiv 2401.04088).
- *   forced   what moe.forced says, whatever the logits; weight 1/K, no gradient. For measurement.
+ *   forced   the traffic (moe/traffic.h) that moe.forced names, whatever the logits; weight 1/K, no gradient.
+ *            For measurement.
  * Equal scores: the lower expert wins. */
 #ifndef MOIRE_MOE_ROUTER_H
 #define MOIRE_MOE_ROUTER_H
@@ -15,7 +16,7 @@
 #include "moire/base/config.h"
 #include "moire/base/real.h"
 #include "moire/cluster/mesh.h"
-#include "moire/cluster/placement.h"
+#include "moire/moe/traffic.h"
 
 /* What the tokens of this call are. Tokens are in rank order. */
 struct moire_micro_batch {
@@ -31,12 +32,7 @@ struct moire_micro_batch {
 struct moire_router_setting {
     int64_t experts, top_k;
     bool normalise;
-    int forced; /* MOIRE_FORCED_... */
-    double forced_exponent;
-    uint64_t seed;
-    const double *forced_tail; /* borrowed, [E + 1]: see moire_forced_tail; not for even and replay */
-    const int32_t *replay;     /* borrowed: recorded ids [steps, layers, tokens, K], -1 for none; or NULL */
-    int64_t replay_steps, replay_layers, replay_tokens;
+    const struct moire_traffic *traffic; /* borrowed; forced alone */
     const struct moire_mesh *mesh;
     const struct moire_placement *placement;
     int layer; /* of the model, and counted over layers with experts only */
@@ -72,14 +68,6 @@ extern const int moire_router_count;
 extern const struct moire_router moire_router_softmax, moire_router_mixtral, moire_router_forced;
 /* MOIRE_USAGE with the nearest name. */
 moire_status moire_router_find(const char *name, const struct moire_router **router);
-
-/* What the forced router draws from: tail[e] = sum of the weights of experts e, e + 1, ... E - 1, for
- *   uniform  1;
- *   zipf     (e + 1)^-s, so that expert 0 is the hottest;
- *   remote   1 for experts on other nodes than this rank's; where these are fewer than K, for those on other
- *            ranks; where these are too, for all.
- * tail [E + 1]. Not collective. */
-void moire_forced_tail(const struct moire_router_setting *setting, double *tail);
 
 /* Row-wise softmax, [rows, columns], into `out` (may be `in`). */
 void moire_softmax_rows(int64_t rows, int64_t columns, const real *in, real *out);
