@@ -26,12 +26,13 @@ static bool applicable(const struct moire_exchange *exchange, char *why, size_t 
     return true;
 }
 
-static moire_status allocate(struct moire_exchange *exchange)
+static moire_status set_up(struct moire_exchange *exchange)
 {
     struct state *state = NULL;
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_EXCHANGE, 1, sizeof *state, &state));
-    state->row[0] = state->row[1] = MPI_DATATYPE_NULL;
     exchange->backend_state = state;
+    state->row[0] = state->row[1] = MPI_DATATYPE_NULL;
+    MOIRE_TRY(moire_packed_types_create(exchange, state->row));
     MOIRE_TRY(moire_packed_contexts_create(exchange, sizeof(struct context)));
     for (int i = 0; i < exchange->settings.contexts; i++) {
         struct context *context = exchange->transfers[i].backend_state;
@@ -42,25 +43,9 @@ static moire_status allocate(struct moire_exchange *exchange)
     return MOIRE_OK;
 }
 
-/* Counts are in rows. */
-static moire_status make_types(struct moire_exchange *exchange)
-{
-    struct state *state = exchange->backend_state;
-    for (int with_number = 0; with_number < 2; with_number++) {
-        int bytes = 0;
-        MOIRE_TRY(moire_narrow(moire_exchange_row_bytes(exchange, with_number), "the bytes of a row", &bytes));
-        int result = MPI_Type_contiguous(bytes, MPI_BYTE, &state->row[with_number]);
-        if (result == MPI_SUCCESS) result = MPI_Type_commit(&state->row[with_number]);
-        MOIRE_TRY(moire_mpi_check(result, &exchange->communicator, "MPI_Type_contiguous"));
-    }
-    return MOIRE_OK;
-}
-
 static moire_status init(struct moire_exchange *exchange)
 {
-    moire_status status = allocate(exchange);
-    if (status == MOIRE_OK) status = make_types(exchange);
-    return moire_agree(&exchange->communicator, status);
+    return moire_agree(&exchange->communicator, set_up(exchange));
 }
 
 static void free_exchange(struct moire_exchange *exchange)
@@ -72,8 +57,7 @@ static void free_exchange(struct moire_exchange *exchange)
         if (context) moire_release(context->counts);
     }
     moire_packed_contexts_free(exchange);
-    for (int i = 0; i < 2; i++)
-        if (state->row[i] != MPI_DATATYPE_NULL) MPI_Type_free(&state->row[i]);
+    moire_packed_types_free(state->row);
     moire_release(state);
 }
 

@@ -8,6 +8,7 @@
 /* In order of preference for "auto": the first that is applicable. */
 const struct moire_backend *const moire_backends[] = {
     &moire_backend_alltoallv,
+    &moire_backend_pairwise,
 };
 enum { BACKENDS = sizeof moire_backends / sizeof *moire_backends };
 const int moire_backend_count = BACKENDS;

@@ -38,6 +38,24 @@ void moire_packed_contexts_free(struct moire_exchange *exchange)
     }
 }
 
+moire_status moire_packed_types_create(const struct moire_exchange *exchange, MPI_Datatype row[2])
+{
+    for (int with_number = 0; with_number < 2; with_number++) {
+        int bytes = 0;
+        MOIRE_TRY(moire_narrow(moire_exchange_row_bytes(exchange, with_number), "the bytes of a row", &bytes));
+        int result = MPI_Type_contiguous(bytes, MPI_BYTE, &row[with_number]);
+        if (result == MPI_SUCCESS) result = MPI_Type_commit(&row[with_number]);
+        MOIRE_TRY(moire_mpi_check(result, &exchange->communicator, "MPI_Type_contiguous"));
+    }
+    return MOIRE_OK;
+}
+
+void moire_packed_types_free(MPI_Datatype row[2])
+{
+    for (int i = 0; i < 2; i++)
+        if (row[i] != MPI_DATATYPE_NULL) MPI_Type_free(&row[i]);
+}
+
 /* Plans. */
 
 moire_status moire_packed_plan_create(struct moire_plan *plan)

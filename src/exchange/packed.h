@@ -55,6 +55,11 @@ int64_t moire_packed_memory(const struct moire_exchange_sizes *sizes);
 moire_status moire_packed_contexts_create(struct moire_exchange *exchange, size_t bytes);
 void moire_packed_contexts_free(struct moire_exchange *exchange);
 
+/* MPI's types of a row of the staging, without and with a number: counts are in rows. The free takes
+ * MPI_DATATYPE_NULL too. */
+moire_status moire_packed_types_create(const struct moire_exchange *exchange, MPI_Datatype row[2]);
+void moire_packed_types_free(MPI_Datatype row[2]);
+
 /* Start of a transfer: no step yet; counts its bytes. */
 void moire_packed_start(struct moire_transfer *transfer);
 /* Whether there is a step to start now: there is one left, and its chunk is ready. If so, packs the chunk with

@@ -44,6 +44,7 @@ void moire_moe_memory(const struct moire_config *config, int expert_ranks, int e
         .backend = config->exchange_backend,
         .wire = config->exchange_wire ? MOIRE_WIRE_BF16 : MOIRE_WIRE_FP32,
         .chunks = config->exchange_chunks > 0 ? (int)config->exchange_chunks : 1,
+        .peers_in_flight = config->exchange_peers_in_flight > 0 ? (int)config->exchange_peers_in_flight : 0,
         .ranks = expert_ranks,
         .instances = config->moe_experts,
         .local_instances = moire_share(config->moe_experts, expert_ranks, expert_rank, &first),

@@ -62,5 +62,6 @@ extern const struct moire_backend *const moire_backends[];
 extern const int moire_backend_count;
 
 extern const struct moire_backend moire_backend_alltoallv;
+extern const struct moire_backend moire_backend_pairwise;
 
 #endif

@@ -169,7 +169,7 @@ int64_t moire_exchange_growths(const struct moire_exchange *exchange);
 struct moire_exchange_sizes {
     const char *backend; /* name in the table; "auto": as alltoallv */
     enum moire_wire wire;
-    int chunks;
+    int chunks, peers_in_flight;
     int ranks; /* of its communicator */
     int64_t instances, local_instances;
     int contexts;
