@@ -12,12 +12,12 @@
 #include "moire/compute/emulate.h"
 #include "moire/compute/linear.h"
 #include "moire/observe/clock.h"
-#include "moire/observe/phases.h"
 
 static const struct moire_bench *const benches[] = {
     &moire_bench_gemm,
     &moire_bench_layer,
     &moire_bench_step,
+    &moire_bench_pack,
 };
 enum { BENCHES = sizeof benches / sizeof *benches, PEAK_SIDE = 2048, PEAK_ELEMENTS = PEAK_SIDE * PEAK_SIDE };
 
@@ -41,15 +41,23 @@ static moire_status run_peak(void *state)
 moire_status moire_bench_measure(struct moire_bench_run *run, struct moire_variant *variants, int count,
                                  double sample_seconds, struct moire_measure *measure)
 {
-    variants[count] = (struct moire_variant){ .name = "peak", .run = run_peak, .state = run->peak_buffers };
     measure->communicator = &run->mesh.world;
     measure->variants = variants;
-    measure->count = count + 1;
+    measure->count = count;
     measure->most_samples = run->config->bench_samples;
     measure->most_seconds = run->config->bench_seconds;
     measure->sample_seconds = sample_seconds;
     measure->seed = (uint64_t)run->config->run_seed;
     return moire_measure_run(measure);
+}
+
+moire_status moire_bench_measure_peak(struct moire_bench_run *run, struct moire_variant *variants, int count,
+                                      double sample_seconds, struct moire_measure *measure)
+{
+    moire_status status = run->peak_buffers ? MOIRE_OK : create_peak(run);
+    MOIRE_TRY(moire_agree(&run->mesh.world, status));
+    variants[count] = (struct moire_variant) { .name = "peak", .run = run_peak, .state = run->peak_buffers };
+    return moire_bench_measure(run, variants, count + 1, sample_seconds, measure);
 }
 
 double moire_bench_peak(const struct moire_bench_run *run, const struct moire_measure *measure)
@@ -63,16 +71,17 @@ double moire_bench_peak(const struct moire_bench_run *run, const struct moire_me
 moire_status moire_bench_describe(struct moire_bench_run *run, const char *name,
                                   const struct moire_measure *measure)
 {
-    char key[64], compute[64];
+    char key[64], compute[64], peak[96] = "";
     snprintf(key, sizeof key, "run %s", name);
     moire_emulate_describe(compute, sizeof compute);
     if (moire_is_emulated())
         MOIRE_TRY(moire_bench_header(run->report, "compute", "%s a rank, the peak too", compute));
-    MOIRE_TRY(moire_bench_header(run->report, key,
-                                 "%lld samples after a warm-up of %lld, %.1f s; peak %.1f GFLOP/s (best of "
-                                 "%lld, alternated)",
+    if (measure->variants[measure->count - 1].run == run_peak)
+        snprintf(peak, sizeof peak, "; peak %.1f GFLOP/s (best %d^3 product of %lld, alternated)",
+                 moire_bench_peak(run, measure) / 1e9, PEAK_SIDE, (long long)measure->samples);
+    MOIRE_TRY(moire_bench_header(run->report, key, "%lld samples after a warm-up of %lld, %.1f s%s",
                                  (long long)measure->samples, (long long)measure->warmup, measure->seconds,
-                                 moire_bench_peak(run, measure) / 1e9, (long long)measure->samples));
+                                 peak));
     return moire_bench_samples(run->report, name, measure);
 }
 
@@ -80,8 +89,14 @@ moire_status moire_bench_result(struct moire_bench_run *run, const struct moire_
                                 double flops, double tokens, double bytes)
 {
     static const struct moire_bench_column columns[] = {
-        { "what", 6, MOIRE_BENCH_WORDS }, { "ms", 9, 2 },      { "low", 9, 2 },   { "high", 9, 2 },
-        { "tokens/s", 9, 1 },             { "GFLOP/s", 8, 1 }, { "share", 6, 3 }, { "MiB", 7, 1 },
+        { "what", 6, MOIRE_BENCH_WORDS },
+        { "ms", 9, 2 },
+        { "low", 9, 2 },
+        { "high", 9, 2 },
+        { "tokens/s", 9, 1 },
+        { "GFLOP/s", 8, 1 },
+        { "share", 6, 3 },
+        { "MiB", 7, 1 },
         { "conv", 4, MOIRE_BENCH_WORDS },
     };
     const struct moire_variant *found = &measure->variants[variant];
@@ -110,45 +125,6 @@ moire_status moire_bench_result(struct moire_bench_run *run, const struct moire_
     return moire_bench_row(run->report, cells);
 }
 
-void moire_bench_forget_phases(void *unused)
-{
-    (void)unused;
-    moire_phases_reset();
-}
-
-moire_status moire_bench_phases(struct moire_bench_run *run, const struct moire_measure *measure)
-{
-    static const struct moire_bench_column columns[] = {
-        { "phase", 30, MOIRE_BENCH_WORDS }, { "calls", 7, 1 }, { "ms_min", 9, 3 }, { "ms_mean", 9, 3 },
-        { "ms_max", 9, 3 },                 { "share", 7, 3 },
-    };
-    struct moire_phase_row *rows;
-    int count;
-    double whole = 0;
-    const double calls = (double)(measure->samples * measure->variants[0].calls);
-    MOIRE_TRY(moire_phases_gather(&run->mesh.world, &rows, &count));
-    for (int i = 0; i < count; i++) whole += rows[i].depth == 0 ? rows[i].seconds_mean : 0;
-    moire_status status = moire_bench_header(run->report, "phases",
-                                             "a call, mean over samples; minimum, mean, maximum over ranks");
-    if (status == MOIRE_OK)
-        status = moire_bench_table(run->report, "phases", columns, sizeof columns / sizeof *columns);
-    for (int i = 0; status == MOIRE_OK && i < count; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%*s%s", 2 * rows[i].depth, "", moire_phase_name(rows[i].phase));
-        const struct moire_bench_cell cells[] = {
-            { .words = name },
-            { .number = (double)rows[i].calls / calls },
-            { .number = 1e3 * rows[i].seconds_minimum / calls },
-            { .number = 1e3 * rows[i].seconds_mean / calls },
-            { .number = 1e3 * rows[i].seconds_maximum / calls },
-            { .number = rows[i].seconds_mean / whole },
-        };
-        status = moire_bench_row(run->report, cells);
-    }
-    moire_release(rows);
-    return status;
-}
-
 /* ---- the command ---- */
 
 /* Every parameter that is not at its default. */
@@ -161,8 +137,7 @@ static moire_status describe_config(const struct moire_config *config, struct mo
         if (config->origins[i] == MOIRE_FROM_DEFAULT) continue;
         snprintf(key, sizeof key, "%s.%s", parameter->section, parameter->key);
         moire_status status = moire_config_value(config, parameter, &value);
-        if (status == MOIRE_OK)
-            status = moire_bench_header(report, key, "%s", value.data ? value.data : "");
+        if (status == MOIRE_OK) status = moire_bench_header(report, key, "%s", value.data ? value.data : "");
         moire_text_free(&value);
         MOIRE_TRY(status);
     }
@@ -186,9 +161,8 @@ static moire_status describe(const struct moire_bench_run *run, const char *name
     MOIRE_TRY(moire_bench_header(report, "blas", "%s", moire_blas_description()));
     MOIRE_TRY(moire_bench_header(report, "measured",
                                  "median, 95 %% interval within 3 %%, at most %lld samples and %g s; a "
-                                 "sample is the maximum over ranks; peak: best %d^3 product of the same run",
-                                 (long long)run->config->bench_samples, run->config->bench_seconds,
-                                 PEAK_SIDE));
+                                 "sample is the maximum over ranks",
+                                 (long long)run->config->bench_samples, run->config->bench_seconds));
     return describe_config(run->config, report);
 }
 
@@ -196,7 +170,6 @@ static moire_status open_report(struct moire_bench_run *run, const char *name, c
                                 const char *output)
 {
     if (run->mesh.world.rank == 0) MOIRE_TRY(moire_bench_report_create(format, output, &run->report));
-    MOIRE_TRY(create_peak(run));
     return describe(run, name);
 }
 
@@ -206,16 +179,17 @@ static moire_status check_mode(const struct moire_config *config, const struct m
     return moire_fail(MOIRE_USAGE,
                       "moire bench %s has nothing to measure where nothing is computed; found compute.mode = "
                       "emulate, expected real; try moire bench step",
-                      which->name);
+                      which->part.name);
 }
 
-static moire_status bench(const struct moire_config *config, const struct moire_bench *which,
+static moire_status bench(const struct moire_config *config, bool has_file, const struct moire_bench *which,
                           const char *format, const char *output)
 {
-    struct moire_bench_run run = { .config = config, .threads = moire_compute_threads() };
+    struct moire_bench_run run = { .config = config,
+                                   .threads = moire_compute_threads(),
+                                   .has_file = has_file };
     MOIRE_TRY(moire_mesh_create(config, &run.mesh));
-    moire_status status =
-        moire_agree(&run.mesh.world, open_report(&run, which->name, format, output));
+    moire_status status = moire_agree(&run.mesh.world, open_report(&run, which->part.name, format, output));
     if (status == MOIRE_OK) status = which->run(&run);
     if (status == MOIRE_OK) status = moire_agree(&run.mesh.world, moire_bench_report_end(run.report));
     moire_release(run.peak_buffers);
@@ -224,15 +198,32 @@ static moire_status bench(const struct moire_config *config, const struct moire_
     return status;
 }
 
+/* The line that a name is missing: all names. */
+static moire_status fail_name(void)
+{
+    struct moire_text names = { 0 };
+    moire_status status = MOIRE_OK;
+    for (int i = 0; status == MOIRE_OK && i < BENCHES; i++)
+        status = moire_text_add(&names, "%s%s",
+                                i == 0            ? ""
+                                : i + 1 < BENCHES ? ", "
+                                                  : " or ",
+                                benches[i]->part.name);
+    if (status == MOIRE_OK)
+        status = moire_fail(MOIRE_USAGE,
+                            "moire bench was not told what to measure; found no name, expected %s; try moire "
+                            "bench step examples/tiny.ini",
+                            names.data);
+    moire_text_free(&names);
+    return status;
+}
+
 static moire_status find(int *argc, char **argv, const struct moire_bench **which)
 {
     const char *names[BENCHES];
     int64_t index;
-    if (*argc < 1 || argv[0][0] == '-')
-        return moire_fail(MOIRE_USAGE,
-                          "moire bench was not told what to measure; found no name, expected gemm, layer or "
-                          "step; try moire bench step examples/tiny.ini");
-    for (int i = 0; i < BENCHES; i++) names[i] = benches[i]->name;
+    if (*argc < 1 || argv[0][0] == '-') return fail_name();
+    for (int i = 0; i < BENCHES; i++) names[i] = benches[i]->part.name;
     MOIRE_TRY(moire_name_find("benchmark", argv[0], names, BENCHES, &index));
     *which = benches[index];
     --*argc;
@@ -247,33 +238,28 @@ static moire_status run(int argc, char **argv)
     const char *format = moire_cli_option(&argc, argv, "--format"),
                *output = moire_cli_option(&argc, argv, "--output");
     MOIRE_TRY(moire_cli_agree(find(&argc, argv, &which)));
-    moire_status status = moire_cli_load_all(argc, argv, true, &config);
+    const bool has_file = moire_cli_operand(argc, argv) >= 0;
+    moire_status status = moire_cli_load_all(argc, argv, !which->file_optional, &config);
     if (status == MOIRE_OK) status = moire_cli_agree(check_mode(&config, which));
-    if (status == MOIRE_OK) status = bench(&config, which, format, output);
+    if (status == MOIRE_OK) status = bench(&config, has_file, which, format, output);
     moire_config_free(&config);
     return status;
 }
 
+static const struct moire_part *part(int index)
+{
+    return index < BENCHES ? &benches[index]->part : NULL;
+}
+
 const struct moire_command moire_command_bench = {
     .name = "bench",
-    .arguments = "gemm FILE.ini [--section.key=value ...]\n"
-                 "layer FILE.ini [--section.key=value ...]\n"
-                 "step FILE.ini [--section.key=value ...]",
-    .summary = "measure products, one MoE layer or a training step",
-    .details = "gemm measures the products of the shapes that the configuration uses: forward,\n"
-               "and backward for the input and for the weights, by number of rows (bench.rows).\n"
-               "layer measures one MoE layer on train.batch x model.sequence tokens: forward,\n"
-               "backward and an SGD update. step measures whole training steps on synthetic\n"
-               "tokens, with the code of moire train. Nothing is trained or kept.\n"
-               "\n"
-               "Rates are also given as share of the peak: the best 2048^3 product of the same\n"
-               "run, type, ranks and threads. Lines that begin with # hold every setting.\n"
-               "--format=text|csv|json: json has the samples of all ranks too. --output=FILE:\n"
-               "written there at the end. A benchmark whose results are wrong fails.\n"
-               "\n"
-               "  moire bench gemm examples/tiny.ini --bench.rows=1,16,256\n"
-               "  moire bench layer benchmarks/layer.ini --bench.input_grad=no\n"
-               "  mpirun -n 2 moire bench step examples/synthetic.ini --format=json",
+    .part = part,
+    .summary = "measure products, layers, steps, packing and checkpoints",
+    .details = "Measures one part of a run. Nothing is trained or kept. Lines that begin with #\n"
+               "hold every setting. --format=text|csv|json: json has the samples of all ranks\n"
+               "too. --output=FILE: written there at the end. A benchmark whose results are\n"
+               "wrong fails. Rates are given beside what the machine can do at that moment: the\n"
+               "peak is the best 2048^3 product of the same run, type, ranks and threads.",
     .sections = "bench run model moe parallel exchange compute train",
     .options = "--format= --output=",
     .mpi = true,

@@ -4,8 +4,9 @@
 
 #include "moire/base/config.h"
 #include "moire/base/real.h"
-#include "moire/cluster/mesh.h"
+#include "moire/cli/cli.h"
 #include "moire/observe/measure.h"
+#include "moire/observe/phases.h"
 
 /* ---- bench_report.c: header, tables and raw samples, as text, csv or json ---- */
 
@@ -47,35 +48,55 @@ struct moire_bench_run {
     struct moire_mesh mesh;
     struct moire_bench_report *report; /* rank 0 */
     int threads;
-    real *peak_buffers; /* owned: the three matrices of the peak */
+    bool has_file;      /* a configuration was given, not parameters alone */
+    real *peak_buffers; /* owned: the three matrices of the peak; made where one is measured */
 };
 
-/* A benchmark: one file, one line in the table of bench.c. Collective over the world. */
+/* A benchmark: one file, one line in the table of bench.c; usage, help, messages and completion follow.
+ * Collective over the world. */
 struct moire_bench {
-    const char *name;
-    bool emulates; /* also with compute.mode = emulate */
+    struct moire_part part;
+    bool emulates;      /* also with compute.mode = emulate */
+    bool file_optional; /* also without FILE.ini */
     moire_status (*run)(struct moire_bench_run *run);
 };
-extern const struct moire_bench moire_bench_gemm, moire_bench_layer, moire_bench_step;
+extern const struct moire_bench moire_bench_gemm, moire_bench_layer, moire_bench_step, moire_bench_pack;
 
-/* A measurement of `count` variants with the limits of [bench]. One more place must be free behind them: the
- * peak comes there, the product of 2048 x 2048 x 2048 of the same type and threads, on all ranks at once.
- * Collective; free with moire_measure_free, also after a failure. */
+/* A measurement of `count` variants with the limits of [bench]. Collective; free with moire_measure_free,
+ * also after a failure. */
 moire_status moire_bench_measure(struct moire_bench_run *run, struct moire_variant *variants, int count,
                                  double sample_seconds, struct moire_measure *measure);
-/* FLOP/s of all ranks together at the best peak sample of a measurement. */
+/* The same with the peak in turn with them, for which one more place must be free behind them: the product of
+ * 2048 x 2048 x 2048 of the same type and threads, on all ranks at once. */
+moire_status moire_bench_measure_peak(struct moire_bench_run *run, struct moire_variant *variants, int count,
+                                      double sample_seconds, struct moire_measure *measure);
+/* FLOP/s of all ranks together at the best peak sample of a measurement that has one. */
 double moire_bench_peak(const struct moire_bench_run *run, const struct moire_measure *measure);
-/* Header lines and raw samples of a measurement. */
+/* Header lines and raw samples of a measurement, with or without a peak. */
 moire_status moire_bench_describe(struct moire_bench_run *run, const char *name,
                                   const struct moire_measure *measure);
-/* The table of phases since the last reset, seconds by call of the measured variant. Collective. */
-moire_status moire_bench_phases(struct moire_bench_run *run, const struct moire_measure *measure);
-/* For struct moire_measure: forgets the phases of the warm-up. */
-void moire_bench_forget_phases(void *unused);
-
 /* A result: one line of the table that layer and step share. Seconds of `variant`, with rates for `flops`,
  * `tokens` and `bytes` of one call, all ranks together. */
 moire_status moire_bench_result(struct moire_bench_run *run, const struct moire_measure *measure, int variant,
                                 double flops, double tokens, double bytes);
+
+/* ---- bench_phases.c: where the time goes, and what is done in it ---- */
+
+/* Work of one call in a phase, on all ranks together, by the direction that it stands in; what is nested in a
+ * phase counts in it too. 0: not known, or none. */
+enum moire_bench_direction {
+    MOIRE_BENCH_FORWARD, MOIRE_BENCH_BACKWARD, MOIRE_BENCH_NEITHER,
+    MOIRE_BENCH_DIRECTIONS
+};
+struct moire_bench_work {
+    double flops[MOIRE_BENCH_DIRECTIONS][MOIRE_PHASES];
+    double bytes[MOIRE_BENCH_DIRECTIONS][MOIRE_PHASES];
+};
+/* The table of phases since the last reset: seconds by call of the measured variant, and rates where the work
+ * is known. Collective. */
+moire_status moire_bench_phases(struct moire_bench_run *run, const struct moire_measure *measure,
+                                const struct moire_bench_work *work);
+/* For struct moire_measure: forgets the phases of the warm-up. */
+void moire_bench_forget_phases(void *unused);
 
 #endif

@@ -233,7 +233,7 @@ static moire_status measure_shape(struct moire_bench_run *run, const struct shap
     for (int i = 0; status == MOIRE_OK && i < count; i++) status = check_product(&products[i]);
     status = moire_agree(&run->mesh.world, status);
     if (status == MOIRE_OK) {
-        status = moire_bench_measure(run, variants, count, sample_seconds, &measure);
+        status = moire_bench_measure_peak(run, variants, count, sample_seconds, &measure);
         if (status == MOIRE_OK) status = moire_agree(&run->mesh.world, report(run, &measure));
         if (status == MOIRE_OK)
             status = moire_agree(&run->mesh.world, moire_bench_describe(run, shape->name, &measure));
@@ -282,6 +282,11 @@ static moire_status run_gemm(struct moire_bench_run *run)
 }
 
 const struct moire_bench moire_bench_gemm = {
-    .name = "gemm",
+    .part = { .name = "gemm",
+              .arguments = "FILE.ini [--section.key=value ...]",
+              .details = "gemm measures the products of the shapes that the configuration uses: forward,\n"
+                         "and backward for the input and for the weights, by number of rows.\n"
+                         "\n"
+                         "  moire bench gemm examples/tiny.ini --bench.rows=1,16,256" },
     .run = run_gemm,
 };

@@ -7,7 +7,6 @@
 #include "moire/cli/cli.h"
 #include "moire/compute/vector.h"
 #include "moire/moe/layer.h"
-#include "moire/observe/phases.h"
 #include "moire/train/train.h"
 
 static const real learning_rate = (real)1e-6; /* so that numbers stay as they are over thousands of steps */
@@ -22,7 +21,7 @@ struct bench_layer {
     struct moire_rows output, output_gradient; /* [T, D] */
     real *input_gradient;                      /* [T, D], or NULL where it is not wanted */
     real *parameters, *gradients;
-    real *first_output;                        /* [T, D]: of the first forward */
+    real *first_output; /* [T, D]: of the first forward */
 };
 
 /* p -= rate g, and g = 0 for the next step, in one pass. */
@@ -72,7 +71,7 @@ static void set_batch(struct bench_layer *bench)
     const struct moire_config *config = bench->config;
     const struct moire_mesh *mesh = bench->mesh;
     int64_t first, sequences = moire_share(config->train_batch, mesh->world.size, mesh->world.rank, &first);
-    bench->batch = (struct moire_micro_batch){
+    bench->batch = (struct moire_micro_batch) {
         .tokens = sequences * config->model_sequence,
         .first_token = first * config->model_sequence,
         .global_tokens = config->train_batch * config->model_sequence,
@@ -198,26 +197,38 @@ static moire_status check_parameters(const struct bench_layer *bench)
 /* Forward takes 2 FLOP a token and matrix element that the token meets, and so do the gradients of the
  * matrices, and those of what the products read; of these, gate, up and router are left out where the
  * gradient of the input is not wanted. */
-static double count_flops(const struct bench_layer *bench)
+static void count_flops(const struct bench_layer *bench, struct moire_bench_work *work)
 {
     const struct moire_moe *moe = &bench->moe;
+    const double each = 2 * (double)bench->batch.global_tokens;
     const double matrix = (double)moe->dim * (double)moe->hidden_size, slots = (double)moe->top_k;
     const double entry = slots * matrix * (moe->kind == MOIRE_SWIGLU ? 2 : 1), exit = slots * matrix;
     const double router = (double)moe->dim * (double)moe->experts;
-    double elements = 3 * (entry + exit + router);
-    if (!bench->input_gradient) elements -= entry + router;
-    return 2 * elements * (double)bench->batch.global_tokens;
+    const double input = bench->input_gradient ? 1 : 0;
+    double *forward = work->flops[MOIRE_BENCH_FORWARD], *backward = work->flops[MOIRE_BENCH_BACKWARD];
+    forward[MOIRE_PHASE_ROUTER] = each * router;
+    forward[MOIRE_PHASE_EXPERTS] = each * (entry + exit);
+    forward[MOIRE_PHASE_FORWARD] = forward[MOIRE_PHASE_ROUTER] + forward[MOIRE_PHASE_EXPERTS];
+    backward[MOIRE_PHASE_ROUTER] = each * (1 + input) * router;
+    backward[MOIRE_PHASE_EXPERTS] = each * ((1 + input) * entry + 2 * exit);
+    backward[MOIRE_PHASE_BACKWARD] = backward[MOIRE_PHASE_ROUTER] + backward[MOIRE_PHASE_EXPERTS];
+}
+
+static double all_flops(const struct moire_bench_work *work)
+{
+    return work->flops[MOIRE_BENCH_FORWARD][MOIRE_PHASE_FORWARD] +
+           work->flops[MOIRE_BENCH_BACKWARD][MOIRE_PHASE_BACKWARD];
 }
 
 /* Rows travel four times: dispatch and combine, forward and backward. */
 static double count_bytes(const struct bench_layer *bench)
 {
-    return 4.0 * (double)bench->batch.global_tokens * (double)bench->moe.top_k * (double)bench->moe.dim
-           * sizeof(real);
+    return 4.0 * (double)bench->batch.global_tokens * (double)bench->moe.top_k * (double)bench->moe.dim *
+           sizeof(real);
 }
 
 static moire_status report(struct moire_bench_run *run, const struct bench_layer *bench,
-                           const struct moire_measure *measure)
+                           const struct moire_measure *measure, const struct moire_bench_work *work)
 {
     const struct moire_moe *moe = &bench->moe;
     MOIRE_TRY(moire_bench_header(run->report, "layer",
@@ -227,9 +238,9 @@ static moire_status report(struct moire_bench_run *run, const struct bench_layer
                                  (long long)bench->batch.global_tokens, (long long)moe->dim,
                                  (long long)moe->hidden_size, (long long)moe->experts, (long long)moe->top_k,
                                  moe->kind == MOIRE_SWIGLU ? "swiglu" : "gelu",
-                                 bench->input_gradient ? "with" : "without", count_flops(bench)));
+                                 bench->input_gradient ? "with" : "without", all_flops(work)));
     MOIRE_TRY(moire_bench_describe(run, "layer", measure));
-    return moire_bench_result(run, measure, 0, count_flops(bench), (double)bench->batch.global_tokens,
+    return moire_bench_result(run, measure, 0, all_flops(work), (double)bench->batch.global_tokens,
                               count_bytes(bench));
 }
 
@@ -237,11 +248,13 @@ static moire_status measure_layer(struct moire_bench_run *run, struct bench_laye
 {
     struct moire_variant variants[2] = { { .name = "layer", .run = run_layer, .state = bench } };
     struct moire_measure measure = { .warmed = moire_bench_forget_phases };
+    struct moire_bench_work work = { 0 };
+    count_flops(bench, &work);
     moire_phases_reset();
-    moire_status status = moire_bench_measure(run, variants, 1, 0, &measure);
+    moire_status status = moire_bench_measure_peak(run, variants, 1, 0, &measure);
     if (status == MOIRE_OK) status = check_parameters(bench);
-    if (status == MOIRE_OK) status = moire_agree(&run->mesh.world, report(run, bench, &measure));
-    if (status == MOIRE_OK) status = moire_bench_phases(run, &measure);
+    if (status == MOIRE_OK) status = moire_agree(&run->mesh.world, report(run, bench, &measure, &work));
+    if (status == MOIRE_OK) status = moire_bench_phases(run, &measure, &work);
     moire_measure_free(&measure);
     return status;
 }
@@ -257,6 +270,11 @@ static moire_status run_bench(struct moire_bench_run *run)
 }
 
 const struct moire_bench moire_bench_layer = {
-    .name = "layer",
+    .part = { .name = "layer",
+              .arguments = "FILE.ini [--section.key=value ...]",
+              .details = "layer measures one MoE layer on train.batch x model.sequence tokens: forward,\n"
+                         "backward and an SGD update.\n"
+                         "\n"
+                         "  moire bench layer benchmarks/layer.ini --bench.input_grad=no" },
     .run = run_bench,
 };

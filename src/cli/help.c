@@ -30,7 +30,10 @@ static moire_status print_section(const char *section, void *state)
 static void print_usage(const struct moire_command *command)
 {
     const char *title = "Usage:";
-    for (const char *form = command->arguments; *form; title = "      ") {
+    const struct moire_part *part;
+    for (int i = 0; command->part && (part = command->part(i)); i++, title = "      ")
+        printf("%s moire %s %s %s\n", title, command->name, part->name, part->arguments);
+    for (const char *form = command->arguments; form && *form; title = "      ") {
         int letters = (int)strcspn(form, "\n");
         printf("%s moire %s %.*s\n", title, command->name, letters, form);
         form += letters;
@@ -42,6 +45,7 @@ static moire_status print_command(const struct moire_command *command)
 {
     print_usage(command);
     printf("\n%s\n", command->details);
+    for (int i = 0; command->part && command->part(i); i++) printf("\n%s\n", command->part(i)->details);
     if (!*command->sections) return MOIRE_OK;
     printf("\nParameters: in FILE.ini under [section], as --section.key=value, or in the\n"
            "environment as MOIRE_SECTION_KEY (in capitals). Command line over environment\n"
@@ -111,21 +115,33 @@ static void print_manual_details(const char *details)
     if (in_example) printf(".fi\n");
 }
 
+static void print_manual_form(const struct moire_command *command, const char *part, const char *arguments)
+{
+    printf("\\fBmoire %s%s%s\\fR ", command->name, *part ? " " : "", part);
+    print_roff(arguments);
+    printf("\n");
+}
+
 static void print_manual_command(const struct moire_command *command)
 {
+    const struct moire_part *part;
     printf(".SS moire %s\n.nf\n", command->name);
-    for (const char *form = command->arguments; *form;) {
+    for (int i = 0; command->part && (part = command->part(i)); i++)
+        print_manual_form(command, part->name, part->arguments);
+    for (const char *form = command->arguments; form && *form;) {
         char line[128];
         int letters = (int)strcspn(form, "\n");
         snprintf(line, sizeof line, "%.*s", letters, form);
-        printf("\\fBmoire %s\\fR ", command->name);
-        print_roff(line);
-        printf("\n");
+        print_manual_form(command, "", line);
         form += letters;
         form += *form == '\n';
     }
     printf(".fi\n.PP\n");
     print_manual_details(command->details);
+    for (int i = 0; command->part && (part = command->part(i)); i++) {
+        printf(".PP\n");
+        print_manual_details(part->details);
+    }
 }
 
 static void print_manual(void)
@@ -168,6 +184,16 @@ static moire_status print_completion_command(const struct moire_command *command
     return MOIRE_OK;
 }
 
+/* The words that the first argument of a command with parts chooses from. */
+static void print_completion_parts(const struct moire_command *command)
+{
+    const char *name = command->name, *between = "";
+    if (!command->part) return;
+    printf("        %s:2:[!-]* | %s:2:) words='", name, name);
+    for (int i = 0; command->part(i); i++, between = " ") printf("%s%s", between, command->part(i)->name);
+    printf("' ;;\n");
+}
+
 static void print_command_names(void)
 {
     for (int i = 0; i < moire_command_count; i++) printf("%s%s", i ? " " : "", moire_commands[i]->name);
@@ -191,9 +217,9 @@ static moire_status print_completion(void)
     printf("    esac\n"
            "    case ${COMP_WORDS[1]}:$COMP_CWORD:$current in\n"
            "        help:2:*) words=\"$words $commands\" ;;\n"
-           "        data:2:[!-]* | data:2:) words='inspect build' ;;\n"
-           "        bench:2:[!-]* | bench:2:) words='gemm layer step' ;;\n"
-           "        *:-*) ;;\n"
+           "        data:2:[!-]* | data:2:) words='inspect build' ;;\n");
+    for (int i = 0; i < moire_command_count; i++) print_completion_parts(moire_commands[i]);
+    printf("        *:-*) ;;\n"
            "        *) return 0 ;;\n"
            "    esac\n"
            "    COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"

@@ -21,6 +21,22 @@ has_header() {
 }
 # csv_of TABLE: its lines, names first; every line has as many fields as the names.
 csv_of() { awk -v table="# table: $1" '/^# table: / { inside = ($0 == table); next } /^#/ { next } inside' "$said"; }
+# sums CALL: the FLOP of the phases with products (rate x time) are those of the phases around them, and in all those of the result.
+sums() {
+    { csv_of phases; echo result; csv_of result; } | awk -F, -v call="$1" '
+        function near(a, b) { if (a <= 0 || (a / b - 1) ^ 2 > 1e-12) { print "found " a ", expected " b; bad = 1 } }
+        $1 == "result"  { result = 1; next }
+        result          { if ($1 == call) { all = $2 * $6; seen = 1 } next }
+        $1 == "phase"   { for (i = 1; i <= NF; i++) at[$i] = i; next }
+        { name = $1; gsub(/ /, "", name); work = $at["GFLOP/s"] == "" ? 0 : $at["GFLOP/s"] * $at["ms_mean"]
+          if (name == "step") whole = work
+          else if (name == "forward" || name == "backward") sides += work
+          else if (name == "feed-forward") { layers += work; outer += work }
+          else if (name == "router" || name == "experts") { inner += work; if (call == "layer") layers += work }
+          else layers += work }
+        END { if (call == "step") near(whole, all)
+              near(sides, all); near(layers, all); if (outer && inner > 1.000001 * outer) bad = 1; exit bad || !seen }'
+}
 even() { csv_of "$1" | awk -F, 'NR == 1 { n = NF } NF != n { exit 1 } END { exit NR < 2 }'; }
 
 # ---- gemm ----
@@ -32,6 +48,25 @@ check "six shapes, three products, two numbers of rows" test "$(grep -c '^[a-z].
 check "the number of samples and of the warm-up" grep -q "^# run router: 6 samples after a warm-up of 3, " "$said"
 prints "gemm of a dense model" "^feed_forward.up  *input  *2 " bench gemm tiny.ini --moe.layers=none --bench.rows=2
 check "has no experts" sh -c '! grep -q "^experts\|^router" "$1"' sh "$said"
+
+# ---- pack ----
+
+prints "pack of a configuration" "^dispatch  *192  *16  *2  *0.05  *[0-9.]" bench pack tiny.ini
+check "its header" has_header pack 1
+check "80 columns" fits "$said"
+check "combine and both" grep -q "^both  *192  *16  *2  *0.08 " "$said"
+check "no peak is measured" sh -c '! grep -q "GFLOP" "$1"' sh "$said"
+prints "pack without a configuration: four shapes" "^combine  *1024  *4096  *2  *48.00 " bench pack
+check "three moves of each" test "$(grep -c '^[a-z].* \(yes\|no\) *$' "$said")" -eq 12
+prints "pack of other shapes" "^# run 5x3x7: 6 samples" bench pack tiny.ini --bench.shapes=2x1x1,5x3x7 --format=csv
+check "csv: the result" even result
+# K + 1 rows of T D elements of 4 bytes, in MiB
+check "bytes by formula" awk -F, '/^combine,5,3,7,/ { seen = 1; exit ($5 * 1048576 - 8 * 5 * 3 * 4) ^ 2 > 1e-6 } END { exit !seen }' "$said"
+prints "pack at 2 ranks" "^both  *96  *16  *2 " mpi_bench 2 pack tiny.ini
+check "its header" has_header pack 2
+prints "pack on a rank without sequences" "^both  *64  *16  *2 " mpi_bench 3 pack tiny.ini --train.batch=2 --model.sequence=64
+prints "the double build packs too" "^dispatch  *192  *16  *2  *0.10 " "$top_builddir/moire-double" bench pack tiny.ini --bench.seconds=0 \
+    --bench.samples=6
 
 # ---- layer ----
 
@@ -47,6 +82,7 @@ prints "layer without the gradient of the input" "without the" bench layer tiny.
     --format=csv
 check "csv: the result" even result
 check "csv: the phases" even phases
+check "csv: FLOP of its phases are those of the layer" sums layer
 check "csv: a line for the layer" sh -c 'printf "%s\n" "$1" | grep -q "^layer,"' sh "$(csv_of result)"
 for ranks in 2 3; do
     prints "layer at $ranks ranks" "^layer  *[0-9.]" mpi_bench "$ranks" layer tiny.ini
@@ -59,8 +95,16 @@ for ranks in 1 2; do
     prints "step at $ranks ranks" "^step  *[0-9.]" mpi_bench "$ranks" step tiny.ini
     check "its header" has_header step "$ranks"
     check "80 columns" fits "$said"
-    check "a table of phases with one step a call" grep -q "^step  *1.0 .* 1.000$" "$said"
+    check "a table of phases with one step a call" grep -q "^step  *1.0 .* 1.000  *[0-9.]*  *[0-9.]*  *-$" "$said"
+    check "MiB of the four moves" test "$(grep -c '^    *\(dispatch\|combine\) .* [0-9.]*$' "$said")" -eq 4
 done
+for change in --moe.layers=all --moe.layers=every:2 "--moe.layers=none --model.feed_forward=gelu --model.tie_embeddings=yes" \
+    "--train.recompute=layer --model.position=learned --model.bias=yes"; do
+    # shellcheck disable=SC2086
+    prints "step with $change" "^# table: phases" bench step tiny.ini --format=csv $change
+    check "FLOP of its phases are those of the step" sums step
+done
+prints "step with dropped slots" "^ *dispatch  *2.0 .* -$" bench step tiny.ini --moe.capacity=0.5
 check "nothing was written" test ! -e run
 prints "emulated compute says so" "^# compute: emulated at 1e+*11 FLOP/s a rank" mpi_bench 2 step tiny.ini --compute.mode=emulate \
     --compute.rate=1e11 --moe.router=forced
@@ -87,12 +131,16 @@ check "it is whole" even phases
 
 # ---- what cannot be measured ----
 
-check_fails "no name" 2 "found no name, expected gemm, layer or step" "$moire" bench
+check_fails "no name" 2 "found no name, expected gemm, .* or " "$moire" bench
 check_fails "an unknown name" 2 "unknown benchmark 'stop'; did you mean 'step'?" "$moire" bench stop tiny.ini
 check_fails "no configuration" 2 "no configuration was given" "$moire" bench step
 check_fails "an unknown format" 2 "unknown format of moire bench 'jsn'; did you mean 'json'?" bench step tiny.ini --format=jsn
 check_fails "an option that is nearly one" 2 "unknown option --formt of moire bench; did you mean --format?" \
     "$moire" bench step tiny.ini --formt=csv
+check_fails "pack with a shape of two numbers" 2 "expected at most 16 shapes .* try bench.shapes = 1024x512x2" bench pack --bench.shapes=8x8
+check_fails "of four" 2 "found '8x8x1x1'" bench pack --bench.shapes=8x8x1x1
+check_fails "of none" 2 "found '8x8x1,0x8x1'" bench pack --bench.shapes=8x8x1,0x8x1
+check_fails "pack of nothing that is computed" 2 "found compute.mode = emulate, expected real" bench pack tiny.ini --compute.mode=emulate
 check_fails "rows that are no numbers" 2 "bench.rows must be auto or numbers of rows" bench gemm tiny.ini --bench.rows=1,x
 check_fails "too many rows" 2 "bench.rows must be auto or numbers of rows" bench gemm tiny.ini --bench.rows=8193
 check_fails "layers that compute nothing" 2 "found compute.mode = emulate, expected real" bench layer tiny.ini --compute.mode=emulate

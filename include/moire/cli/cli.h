@@ -5,9 +5,17 @@
 #include "moire/base/config.h"
 #include "moire/cluster/mesh.h"
 
+/* One of the things that the first argument of a command chooses from. */
+struct moire_part {
+    const char *name;
+    const char *arguments; /* "FILE.ini [--section.key=value ...]" */
+    const char *details;   /* a paragraph, then examples; at most 80 columns */
+};
+
 struct moire_command {
     const char *name;
     const char *arguments; /* "FILE.ini [--section.key=value ...]"; lines after the first are other forms */
+    const struct moire_part *(*part)(int index); /* instead of arguments: a form a part; NULL past the last */
     const char *summary;   /* one line */
     const char *details;   /* for `moire NAME --help`: paragraphs, then examples; at most 80 columns */
     const char *sections;  /* of the parameters it reads, "run model ..."; "" for none; shown by --help */
