@@ -26,10 +26,11 @@
  * Ids: the lowest free one. Ranks that create and free their blocks in the same order have the same ids, so a
  * back end need not send them.
  *
- * Order in time. Create, grow and free a block only between transfers: a peer sees it from its next refresh
- * on, and that comes after a collective that the owner entered after the change. No owner changes blocks
- * while a peer is in its refresh. Until its refresh a peer has the block as it was: the memory of a freed one
- * stays readable, and of a grown one the first bytes, at the address it had.
+ * Order in time. Create, grow and free a block only between transfers. A peer sees it from its next refresh
+ * on, and a collective must come between the change and that refresh; and another one between that refresh
+ * and the next change, since a table that changes while it is read can lead to any address (a debug build
+ * stops then). Until its refresh a peer has the block as it was: the memory of a freed one stays readable,
+ * and of a grown one the first bytes, at the address they had here.
  *
  * Nothing here is for several threads at once but moire_node_memory_peer and the flags. */
 #ifndef MOIRE_EXCHANGE_WINDOW_H

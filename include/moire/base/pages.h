@@ -15,10 +15,11 @@ struct moire_pages {
 };
 
 /* Makes them hold at least `bytes`, rounded up to whole pages, and never fewer than now. The contents stay,
- * what is new is zeroed, *data may move. Every page is there afterwards, so that memory that is missing is an
- * error here and not a signal at the first touch: MOIRE_NO_MEMORY, with what was found and what to raise, for
- * more than the machine has available, than `ulimit -f` allows, and for too many open files. Then the pages
- * are as before. (A limit of a control group ends the process, as with any memory.) */
+ * what is new is zeroed, *data may move, also on failure. Every page is there afterwards, so that memory that
+ * is missing is an error here and not a signal at the first touch: MOIRE_NO_MEMORY, with what was found and
+ * what to raise, for more than the machine has available or `ulimit -f` allows, and for too many open files;
+ * MOIRE_NO_FILE where the system has no memfd_create. Then they hold what they held. (A limit of a control
+ * group ends the process, as with any memory.) */
 moire_status moire_pages_grow(struct moire_pages *pages, int64_t bytes);
 /* Other processes keep what they have mapped. Fine when it holds nothing. */
 void moire_pages_free(struct moire_pages *pages);
@@ -26,14 +27,20 @@ void moire_pages_free(struct moire_pages *pages);
 int64_t moire_pages_bytes(int64_t bytes);
 
 /* The number by which /proc knows this process: it is not getpid() where /proc shows another PID namespace.
- * MOIRE_NO_FILE where /proc is not there. */
+ * MOIRE_NO_FILE where there is no /proc. */
 moire_status moire_pages_process(int *process);
-/* Maps the first `bytes` (as the owner has them) of another process's pages for reading, given its number in
- * /proc and its descriptor. The mapping stays valid whatever the owner does, and shows what the owner writes.
- * Not counted: the memory is the owner's. MOIRE_NO_FILE when there is no such process or file, or it may not
- * be opened: the other process runs under another user or in another PID namespace; MOIRE_NO_MEMORY for too
- * many open files or mappings. */
+/* What tells this machine, as it is running, from others: its boot's number, or its name. Always ends with a
+ * zero byte. */
+void moire_pages_machine(char *name, size_t name_bytes);
+
+/* Maps the first `bytes` (at most as many as the owner has) of another process's pages for reading, given its
+ * number in /proc and its descriptor. The mapping stays valid whatever the owner does, and shows what the
+ * owner writes. Not counted: the memory is the owner's. MOIRE_NO_FILE when there is no such process or file,
+ * or it may not be opened: the other process runs under another user or in another PID namespace;
+ * MOIRE_NO_MEMORY for too many open files or mappings. */
 moire_status moire_pages_map(int process, int descriptor, int64_t bytes, const void **data);
+/* The same after the owner's have grown; *data may move. On failure it stays as it was. */
+moire_status moire_pages_map_more(const void **data, int64_t bytes, int64_t more_bytes);
 void moire_pages_unmap(const void *data, int64_t bytes); /* NULL is allowed */
 
 #endif
