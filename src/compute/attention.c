@@ -6,9 +6,16 @@
 #include "moire/compute/emulate.h"
 #include "moire/compute/linear.h"
 
-/* Query rows of a block. A block reads the keys up to its last row only: that skips the upper triangle of
- * the scores. */
-#define BLOCK 64
+/* Scores exist in blocks of QUERIES x KEYS. A block of query rows goes over the keys up to its last row only:
+ * that skips the upper triangle of the scores. KEYS is a multiple of QUERIES, so that every row of a block of
+ * scores has a key that it may see. The sizes are the fastest of those tried: 16 to 128 x 128 to 1024, at
+ * S 64 to 2048 and A 32 to 128. */
+#define FORWARD_QUERIES 64
+#define FORWARD_KEYS 448
+#define BACKWARD_QUERIES 48
+#define BACKWARD_KEYS 240
+_Static_assert(FORWARD_KEYS % FORWARD_QUERIES == 0 && BACKWARD_KEYS % BACKWARD_QUERIES == 0,
+               "a row of a block of scores would see no key");
 /* Pairs of dimensions that share a table of angles. */
 #define PAIRS 64
 
@@ -69,65 +76,103 @@ static double flop_of(const struct moire_attention_shape *shape)
     return 2 * (double)shape->sequences * rows * rows * width;
 }
 
-/* Elements of one block of scores, [BLOCK, S], whole cache lines. */
-static int64_t block_elements(const struct moire_attention_shape *shape)
+/* Elements of a block of scores, whole cache lines. */
+static int64_t block_elements(const struct moire_attention_shape *shape, int64_t queries, int64_t keys)
 {
-    return (BLOCK * shape->sequence + MOIRE_LANES - 1) / MOIRE_LANES * MOIRE_LANES;
+    int64_t elements = queries * moire_least(keys, shape->sequence);
+    return (elements + MOIRE_LANES - 1) / MOIRE_LANES * MOIRE_LANES;
+}
+
+/* Of a thread: one block in forward, two in backward. */
+static int64_t scratch_elements(const struct moire_attention_shape *shape)
+{
+    int64_t forward = block_elements(shape, FORWARD_QUERIES, FORWARD_KEYS),
+            backward = 2 * block_elements(shape, BACKWARD_QUERIES, BACKWARD_KEYS);
+    return forward > backward ? forward : backward;
 }
 
 int64_t moire_attention_scratch(const struct moire_attention_shape *shape)
 {
-    return 2 * omp_get_max_threads() * block_elements(shape);
+    return omp_get_max_threads() * scratch_elements(shape);
 }
 
-/* Turns a row of scores into exponentials below its maximum, zeros after `count`, and returns the
- * logarithm of the sum of exponentials of the scores. */
-MOIRE_CLONES static real softmax_row(int64_t count, int64_t columns, real *scores, real *inverse_sum)
+/* Scores of a row so far: their maximum, and the sum of their exponentials below it. */
+struct running {
+    real most;
+    double sum;
+};
+
+/* Turns the next `count` > 0 scores of a row into exponentials below the maximum so far, zeros after them.
+ * Returns what exponentials of earlier scores have to be multiplied by. */
+MOIRE_CLONES static real softmax_piece(int64_t count, int64_t columns, real *scores, struct running *running)
 {
-    real most = -INFINITY;
+    real most = running->most;
 #pragma omp simd reduction(max : most)
     for (int64_t i = 0; i < count; i++) most = scores[i] > most ? scores[i] : most;
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) scores[i] = moire_exp(scores[i] - most);
     for (int64_t i = count; i < columns; i++) scores[i] = 0;
-    double sum = moire_sum(count, scores);
-    *inverse_sum = (real)(1 / sum);
-    return (real)((double)most + log(sum));
+    real factor = running->sum == 0 ? 0 : moire_exp(running->most - most);
+    running->sum = running->sum * (double)factor + moire_sum(count, scores);
+    running->most = most;
+    return factor;
+}
+
+/* rows [rows, columns], `stride` apart, times a factor each */
+MOIRE_CLONES static void scale_rows(int64_t rows, int64_t columns, int64_t stride, const real *factors,
+                                    real *x)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        real factor = factors[r], *row = x + r * stride;
+#pragma omp simd
+        for (int64_t i = 0; i < columns; i++) row[i] *= factor;
+    }
 }
 
 /* Query rows [first, first + rows) of one head of one sequence; q, k, v, out and saved point at the
- * sequence's row 0. */
+ * sequence's row 0. Until the end, rows of out are sums weighted by exponentials below the maximum so far. */
 static void forward_block(const struct moire_attention_shape *shape, int64_t first, const real *q,
                           const real *k, const real *v, real *out, real *saved, real *scores)
 {
     int64_t a = shape->head_dim, width = width_of(shape), out_width = shape->heads * a;
-    int64_t rows = moire_least(BLOCK, shape->sequence - first), keys = first + rows;
-    real scale = (real)(1 / sqrt((double)a)), inverse_sums[BLOCK];
-    moire_gemm(false, true, rows, keys, a, scale, q + first * width, width, k, width, 0, scores, keys);
-    for (int64_t r = 0; r < rows; r++)
-        saved[(first + r) * shape->heads] =
-            softmax_row(first + r + 1, keys, scores + r * keys, &inverse_sums[r]);
-    moire_gemm(false, false, rows, a, keys, 1, scores, keys, v, width, 0, out + first * out_width, out_width);
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < a; i++) out[(first + r) * out_width + i] *= inverse_sums[r];
+    int64_t rows = moire_least(FORWARD_QUERIES, shape->sequence - first), end = first + rows;
+    real scale = (real)(1 / sqrt((double)a)), factors[FORWARD_QUERIES];
+    struct running running[FORWARD_QUERIES];
+    for (int64_t r = 0; r < rows; r++) running[r] = (struct running){ -INFINITY, 0 };
+    for (int64_t key = 0; key < end; key += FORWARD_KEYS) {
+        int64_t keys = moire_least(FORWARD_KEYS, end - key);
+        moire_gemm(false, true, rows, keys, a, scale, q + first * width, width, k + key * width, width, 0,
+                   scores, keys);
+        for (int64_t r = 0; r < rows; r++)
+            factors[r] =
+                softmax_piece(moire_least(keys, first + r + 1 - key), keys, scores + r * keys, &running[r]);
+        if (key > 0) scale_rows(rows, a, out_width, factors, out + first * out_width);
+        moire_gemm(false, false, rows, a, keys, 1, scores, keys, v + key * width, width, key > 0,
+                   out + first * out_width, out_width);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        saved[(first + r) * shape->heads] = (real)((double)running[r].most + log(running[r].sum));
+        factors[r] = (real)(1 / running[r].sum);
+    }
+    scale_rows(rows, a, out_width, factors, out + first * out_width);
 }
 
 void moire_attention_forward(const struct moire_attention_shape *shape, const real *qkv, real *out,
                              real *saved, real *scratch)
 {
     int64_t a = shape->head_dim, s = shape->sequence, heads = shape->heads, group = heads / shape->kv_heads;
-    int64_t blocks = (s + BLOCK - 1) / BLOCK, width = width_of(shape);
+    int64_t blocks = (s + FORWARD_QUERIES - 1) / FORWARD_QUERIES, width = width_of(shape);
     if (moire_emulate_work(flop_of(shape))) return;
-    /* Every block is a task of its own; the longest come first. */
+    /* Every block of rows is a task of its own; the longest come first. */
 #pragma omp parallel for collapse(3) schedule(dynamic)
     for (int64_t block = blocks - 1; block >= 0; block--)
         for (int64_t b = 0; b < shape->sequences; b++)
             for (int64_t h = 0; h < heads; h++) {
                 const real *row = qkv + b * s * width, *k = row + (heads + h / group) * a,
                            *v = k + shape->kv_heads * a;
-                forward_block(shape, block * BLOCK, row + h * a, k, v, out + b * s * heads * a + h * a,
-                              saved + b * s * heads + h,
-                              scratch + 2 * omp_get_thread_num() * block_elements(shape));
+                forward_block(shape, block * FORWARD_QUERIES, row + h * a, k, v,
+                              out + (b * s * heads + h) * a, saved + b * s * heads + h,
+                              scratch + omp_get_thread_num() * scratch_elements(shape));
             }
 }
 
@@ -156,22 +201,30 @@ MOIRE_CLONES static void backward_row(int64_t count, int64_t columns, real saved
 static void backward_block(const struct moire_attention_shape *shape, int64_t first, bool fresh,
                            const struct head *head, real *scratch)
 {
-    int64_t a = shape->head_dim, width = width_of(shape), out_width = shape->heads * a;
-    int64_t rows = moire_least(BLOCK, shape->sequence - first), keys = first + rows;
-    real scale = (real)(1 / sqrt((double)a)), *p = scratch, *p_gradient = scratch + block_elements(shape);
+    int64_t a = shape->head_dim, heads = shape->heads, width = width_of(shape), out_width = heads * a;
+    int64_t rows = moire_least(BACKWARD_QUERIES, shape->sequence - first), end = first + rows;
+    real scale = (real)(1 / sqrt((double)a)), *p = scratch,
+         *p_gradient = scratch + block_elements(shape, BACKWARD_QUERIES, BACKWARD_KEYS);
     const real *q = head->q + first * width, *out = head->out + first * out_width,
-               *out_gradient = head->out_gradient + first * out_width;
-    moire_gemm(false, true, rows, keys, a, scale, q, width, head->k, width, 0, p, keys);
-    moire_gemm(false, true, rows, keys, a, 1, out_gradient, out_width, head->v, width, 0, p_gradient, keys);
+               *out_gradient = head->out_gradient + first * out_width, *saved = head->saved + first * heads;
+    real inner[BACKWARD_QUERIES];
     for (int64_t r = 0; r < rows; r++)
-        backward_row(first + r + 1, keys, head->saved[(first + r) * shape->heads],
-                     (real)moire_dot(a, out + r * out_width, 0, out_gradient + r * out_width, 0), scale,
-                     p + r * keys, p_gradient + r * keys);
-    moire_gemm(true, false, keys, a, rows, 1, p, keys, out_gradient, out_width, !fresh, head->v_gradient,
-               width);
-    moire_gemm(true, false, keys, a, rows, 1, p_gradient, keys, q, width, !fresh, head->k_gradient, width);
-    moire_gemm(false, false, rows, a, keys, 1, p_gradient, keys, head->k, width, 0,
-               head->q_gradient + first * width, width);
+        inner[r] = (real)moire_dot(a, out + r * out_width, 0, out_gradient + r * out_width, 0);
+    for (int64_t key = 0; key < end; key += BACKWARD_KEYS) {
+        int64_t keys = moire_least(BACKWARD_KEYS, end - key);
+        const real *k = head->k + key * width, *v = head->v + key * width;
+        moire_gemm(false, true, rows, keys, a, scale, q, width, k, width, 0, p, keys);
+        moire_gemm(false, true, rows, keys, a, 1, out_gradient, out_width, v, width, 0, p_gradient, keys);
+        for (int64_t r = 0; r < rows; r++)
+            backward_row(moire_least(keys, first + r + 1 - key), keys, saved[r * heads], inner[r], scale,
+                         p + r * keys, p_gradient + r * keys);
+        moire_gemm(true, false, keys, a, rows, 1, p, keys, out_gradient, out_width, !fresh,
+                   head->v_gradient + key * width, width);
+        moire_gemm(true, false, keys, a, rows, 1, p_gradient, keys, q, width, !fresh,
+                   head->k_gradient + key * width, width);
+        moire_gemm(false, false, rows, a, keys, 1, p_gradient, keys, k, width, key > 0,
+                   head->q_gradient + first * width, width);
+    }
 }
 
 /* One key/value head of one sequence with its query heads in order: its gradients have one writer. The
@@ -180,7 +233,7 @@ static void backward_group(const struct moire_attention_shape *shape, int64_t g,
                            real *scratch)
 {
     int64_t group = shape->heads / shape->kv_heads, a = shape->head_dim;
-    int64_t last = (shape->sequence - 1) / BLOCK * BLOCK;
+    int64_t last = (shape->sequence - 1) / BACKWARD_QUERIES * BACKWARD_QUERIES;
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
         struct head one = head;
         one.q += h * a;
@@ -188,7 +241,7 @@ static void backward_group(const struct moire_attention_shape *shape, int64_t g,
         one.out += h * a;
         one.out_gradient += h * a;
         one.saved += h;
-        for (int64_t first = last; first >= 0; first -= BLOCK)
+        for (int64_t first = last; first >= 0; first -= BACKWARD_QUERIES)
             backward_block(shape, first, h == g * group && first == last, &one, scratch);
     }
 }
@@ -206,7 +259,7 @@ void moire_attention_backward(const struct moire_attention_shape *shape, const r
             struct head head = { qkv + at,          qkv + key,          qkv + value,
                                  out + row * a,     saved + row,        out_gradient + row * a,
                                  qkv_gradient + at, qkv_gradient + key, qkv_gradient + value };
-            backward_group(shape, g, head, scratch + 2 * omp_get_thread_num() * block_elements(shape));
+            backward_group(shape, g, head, scratch + omp_get_thread_num() * scratch_elements(shape));
         }
 }
 
@@ -214,12 +267,14 @@ void moire_attention_step(const struct moire_attention_shape *shape, int64_t pos
                           const real *keys, const real *values, real *out, real *scratch)
 {
     int64_t a = shape->head_dim, width = shape->kv_heads * a, group = shape->heads / shape->kv_heads;
-    real scale = (real)(1 / sqrt((double)a)), inverse_sum;
+    real scale = (real)(1 / sqrt((double)a));
     for (int64_t h = 0; h < shape->heads; h++) {
         const real *k = keys + h / group * a, *v = values + h / group * a;
         for (int64_t p = 0; p < positions; p++)
             scratch[p] = (real)moire_dot(a, q + h * a, 0, k + p * width, 0) * scale;
-        softmax_row(positions, positions, scratch, &inverse_sum);
+        struct running running = { -INFINITY, 0 };
+        softmax_piece(positions, positions, scratch, &running);
+        real inverse_sum = (real)(1 / running.sum);
         for (int64_t i = 0; i < a; i++) out[h * a + i] = 0;
         for (int64_t p = 0; p < positions; p++)
             for (int64_t i = 0; i < a; i++) out[h * a + i] += scratch[p] * inverse_sum * v[p * width + i];

@@ -127,19 +127,56 @@ static void sizes(void)
     }
 }
 
-/* Scores so large that exponentials without their maximum would overflow. */
-static void large_scores(void)
+/* Around the edges of the blocks: 64 x 448 in forward, 48 x 240 in backward. */
+static void edges(void)
 {
-    struct moire_attention_shape shape = { 1, 33, 2, 1, 8 };
+    const int64_t sequences[] = { 47,  48,  49,  63,  66,  95,  96,  97,  239, 240,
+                                  241, 287, 288, 289, 447, 449, 480, 481, 512, 530 };
+    for (int t = 0; t < COUNT(thread_counts); t++) {
+        omp_set_num_threads(thread_counts[t]);
+        for (int i = 0; i < COUNT(sequences); i++) {
+            int64_t kv_heads = 1 + i % 2;
+            compare((struct moire_attention_shape){ 1, sequences[i], 2, kv_heads, 7 + i });
+        }
+    }
+}
+
+/* Scores so large that exponentials without their maximum would overflow, and that grow with every block of
+ * keys or fall, so that what was summed before counts for nothing or all. */
+static void large_scores_of(int64_t sequence, double first, double last)
+{
+    struct moire_attention_shape shape = { 1, sequence, 2, 1, 8 };
     int64_t rows = rows_of(&shape), width = width_of(&shape), out_width = shape.heads * shape.head_dim;
     real *qkv = random_reals(rows * width), *out = nan_reals(rows * out_width),
          *saved = nan_reals(rows * shape.heads);
     real *gradient = nan_reals(rows * width), *scratch = nan_reals(moire_attention_scratch(&shape));
-    for (int64_t i = 0; i < rows * width; i++) qkv[i] *= 100;
+    for (int64_t i = 0; i < rows * width; i++)
+        qkv[i] *= (real)(first + (last - first) * (double)(i / width) / (double)rows);
     moire_attention_forward(&shape, qkv, out, saved, scratch);
     moire_attention_backward(&shape, qkv, out, saved, out, gradient, scratch);
     for (int64_t i = 0; i < rows * out_width; i++) expect(fabs(out[i]) <= 101);
     for (int64_t i = 0; i < rows * width; i++) expect(isfinite(gradient[i]));
+    release_all();
+}
+
+static void large_scores(void)
+{
+    large_scores_of(33, 100, 100);
+    large_scores_of(500, 1, 100);
+    large_scores_of(500, 100, 1);
+}
+
+/* NaN in a key of the first block reaches every row that sees it, and no other. */
+static void not_finite(void)
+{
+    struct moire_attention_shape shape = { 1, 300, 1, 1, 4 };
+    const int64_t bad = 5, width = width_of(&shape), a = shape.head_dim;
+    real *qkv = random_reals(shape.sequence * width), *out = nan_reals(shape.sequence * a),
+         *saved = nan_reals(shape.sequence), *scratch = nan_reals(moire_attention_scratch(&shape));
+    qkv[bad * width + a] = (real)NAN;
+    moire_attention_forward(&shape, qkv, out, saved, scratch);
+    for (int64_t r = 0; r < shape.sequence; r++)
+        expect(isnan(out[r * a]) == (r >= bad) && isnan(saved[r]) == (r >= bad));
     release_all();
 }
 
@@ -208,7 +245,7 @@ static void rotary(void)
 /* The same for any threads: every result has one writer, and its products are the same. */
 static void bits(void)
 {
-    struct moire_attention_shape shape = { 3, 150, 4, 2, 20 };
+    struct moire_attention_shape shape = { 3, 250, 4, 2, 20 };
     int64_t rows = rows_of(&shape), width = width_of(&shape), out_width = shape.heads * shape.head_dim;
     real *qkv = random_reals(rows * width), *d_out = random_reals(rows * out_width), *out[4], *saved[4],
          *gradient[4];
@@ -246,8 +283,10 @@ static double loss(void *context)
 /* With rotary positions before attention: its backward is the inverse turn. */
 static void gradients(void)
 {
-    for (int64_t ratio = 1; ratio <= 4; ratio *= 2) {
-        struct attention_case c = { .shape = { 2, 70, 4, 4 / ratio, 6 }, .turn = ratio != 2 };
+    const int64_t sequences[] = { 5, 70, 250 };
+    for (int n = 0; n < COUNT(sequences); n++) {
+        int64_t kv_heads = 4 >> n;
+        struct attention_case c = { .shape = { 2, sequences[n], 4, kv_heads, 6 }, .turn = n != 1 };
         int64_t count = rows_of(&c.shape) * width_of(&c.shape),
                 out_count = rows_of(&c.shape) * c.shape.heads * c.shape.head_dim;
         omp_set_num_threads(3);
@@ -270,7 +309,9 @@ int main(int argc, char **argv)
 {
     const struct moire_test tests[] = {
         { "attention against a naive twin", sizes },
+        { "edges of blocks", edges },
         { "large scores", large_scores },
+        { "a number that is not finite", not_finite },
         { "a step against a cache", step },
         { "rotary positions", rotary },
         { "the same bits", bits },

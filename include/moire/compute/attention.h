@@ -22,8 +22,12 @@ struct moire_attention_shape {
 void moire_rotary(const struct moire_attention_shape *shape, double theta, int64_t first_position,
                   bool inverse, real *qkv);
 
-/* Elements of scratch that forward and backward need: all threads together, for the number of threads set
- * when this is called. */
+/* Scores exist in blocks of fixed size only: forward goes over blocks of keys with a running maximum and sum
+ * (Milakov, Gimelshein 2018; Dao et al. 2022), backward computes probabilities again from `saved`. Results
+ * are the same for any number of threads.
+ *
+ * Elements of scratch that forward and backward need, whatever S: all threads together, for the number of
+ * threads set when this is called. */
 int64_t moire_attention_scratch(const struct moire_attention_shape *shape);
 /* out [T, H A]; saved [T, H]: logarithm of the sum of exponentials of each row of scores. Scores are q.k /
  * sqrt(A). */
