@@ -182,7 +182,7 @@ static moire_status fail_map(const char *path, int error)
                       strerror(error),
                       full ? "higher limits (ulimit -n, ulimit -v, sysctl vm.max_map_count)"
                            : "the same user and PID namespace for all ranks of a node, or exchange.backend = "
-                             "alltoallv");
+                             "pairwise");
 }
 
 /* Pages are better entered into the tables at once here than one by one in the first transfer. Where this

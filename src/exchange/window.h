@@ -18,10 +18,11 @@
  *
  * A block is a file of memory (base/pages.h) that the peers open through /proc. So the ranks of a node must
  * see each other in /proc and run under one user: containers must share a PID namespace. No name is left
- * behind, also by a rank that is killed. Each block with memory costs its owner an open file (`ulimit -n`)
- * and each of its peers a mapping. Beside the blocks a rank holds one control block (see
- * moire_node_memory_bytes), and for each peer one pointer with its size a block: nothing grows with the
- * square of anything.
+ * behind, also by a rank that is killed. Each block with memory costs its owner an open file (`ulimit -n`),
+ * and each of its peers a mapping with its page tables (on most machines a 512th of the block), which are
+ * filled when it is mapped. The pages of a block lie where the thread that grows it runs. Beside the blocks a
+ * rank holds one control block (see moire_node_memory_bytes), and for each peer one pointer with its size a
+ * block: nothing grows with the square of anything.
  *
  * Ids: the lowest free one. Ranks that create and free their blocks in the same order have the same ids, so a
  * back end need not send them.
@@ -100,9 +101,9 @@ struct moire_node_memory {
 /* Nodes are the ranks with the same `node_of` [size of the communicator], which may be fewer than share a
  * machine (pretended nodes) but not more. `flags` is the number of flags of each rank, the same on all, each
  * 0 at first. Failures are agreed, on all nodes, and say what is missing and that another back end can do:
- * MOIRE_USAGE where a node spans machines or PID namespaces, or its ranks may not read each other's memory;
- * MOIRE_NO_MEMORY. A node of one rank needs no peer and succeeds wherever there is memory. Collective over
- * the communicator, which is not used afterwards. */
+ * MOIRE_USAGE where a node spans machines or PID namespaces; MOIRE_NO_FILE where there is no memfd_create, no
+ * /proc, or the ranks may not open each other's memory; MOIRE_NO_MEMORY. A node of one rank needs no /proc.
+ * Collective over the communicator, which is not used afterwards. */
 moire_status moire_node_memory_create(const struct moire_communicator *communicator, const int *node_of,
                                       int flags, struct moire_node_memory **memory);
 /* All blocks of this rank must have been freed. Peers keep what they have mapped, the control block too, but
