@@ -8,7 +8,9 @@
 #include "moire/io/checkpoint.h"
 #include "moire/io/data.h"
 #include "moire/io/manifest.h"
+#include "moire/io/routing.h"
 #include "moire/model/model.h"
+#include "moire/moe/traffic.h"
 
 /* Rows of the parameter table: which tensors count as what. The first that fits counts. */
 static const struct {
@@ -109,6 +111,59 @@ static moire_status print_run(const char *directory)
     return status == MOIRE_OK ? moire_manifest_print(directory) : status;
 }
 
+/* Copies that one for each group of experts would save, as the ids have it and for uniform choices. */
+static moire_status print_redundancy(const struct moire_routing_file *file, int groups)
+{
+    struct moire_placement placement;
+    int64_t copies[2] = { 0, 0 };
+    moire_status status = MOIRE_OK;
+    if (groups > file->experts) return MOIRE_OK;
+    MOIRE_TRY(moire_placement_even(file->experts, groups, &placement));
+    for (int64_t row = 0; status == MOIRE_OK && row < file->steps * file->layers; row++)
+        status =
+            moire_routing_distinct(file, row / file->layers, row % file->layers, &placement, NULL, copies);
+    moire_placement_free(&placement);
+    if (status != MOIRE_OK || copies[0] == 0) return status;
+    double uniform =
+        moire_traffic_expected_distinct(file->experts, groups, file->top_k) / (double)file->top_k;
+    printf("redundancy       %17.1f%% over %d groups of experts (%.1f%% if choices were uniform)\n",
+           100 - 100 * (double)copies[1] / (double)copies[0], groups, 100 - 100 * uniform);
+    return MOIRE_OK;
+}
+
+static moire_status print_summary(const struct moire_routing_file *file)
+{
+    struct moire_routing_summary summary;
+    char text[32];
+    MOIRE_TRY(moire_routing_summarise(file, &summary));
+    printf("steps            %18lld from step %lld on\n", (long long)file->steps,
+           (long long)file->first_step);
+    printf("layers           %18lld with experts\n", (long long)file->layers);
+    printf("tokens           %18s a step, from %lld rank%s\n", moire_cli_thousands(file->tokens, text),
+           (long long)file->ranks, moire_cli_plural(file->ranks));
+    printf("experts          %18lld of which %lld a token\n", (long long)file->experts,
+           (long long)file->top_k);
+    printf("slots            %18s", moire_cli_thousands(summary.slots, text));
+    printf(" chosen, %s dropped\n", moire_cli_thousands(summary.dropped, text));
+    printf("imbalance        %18.3f slots of the fullest expert over the mean\n", summary.imbalance);
+    printf("repeats          %17.1f%% of first choices are those of the token before (%.1f%% by chance)\n",
+           100 * summary.repeats, 100.0 / (double)file->experts);
+    for (int groups = 2; groups <= 8; groups *= 2) MOIRE_TRY(print_redundancy(file, groups));
+    return MOIRE_OK;
+}
+
+static moire_status print_routing(const char *path)
+{
+    struct moire_routing_file file;
+    MOIRE_TRY(moire_routing_read(path, &file));
+    printf("record of routing %s, version %d, int32 [step, layer, token, slot] = [%lld, %lld, %lld, %lld]\n",
+           path, MOIRE_ROUTING_VERSION, (long long)file.steps, (long long)file.layers, (long long)file.tokens,
+           (long long)file.top_k);
+    moire_status status = print_summary(&file);
+    moire_routing_free(&file);
+    return status;
+}
+
 static moire_status run(int argc, char **argv)
 {
     struct stat found;
@@ -128,6 +183,7 @@ static moire_status run(int argc, char **argv)
             "directory; try another path",
             path, strerror(errno));
     if (S_ISDIR(found.st_mode)) return print_run(path);
+    if (moire_routing_is(path)) return print_routing(path);
     if (moire_cli_is_checkpoint(path)) return moire_checkpoint_print(path, verify);
     return print_config(argc, argv);
 }
@@ -135,11 +191,13 @@ static moire_status run(int argc, char **argv)
 const struct moire_command moire_command_inspect = {
     .name = "inspect",
     .arguments = "FILE|RUN [--verify] [--section.key=value ...]",
-    .summary = "what is in a configuration, checkpoint, token file or run",
+    .summary = "what is in a configuration, checkpoint, token file, routing record or run",
     .details = "Of a configuration: parameters by kind, active ones, FLOP a token, bytes (no\n"
                "memory for the model is needed). Of a checkpoint: attributes and tensors;\n"
                "--verify reads everything and compares checksums. Of a run directory: its\n"
-               "segments. Of a token file: header and statistics.\n"
+               "segments. Of a token file: header and statistics. Of routing.h5: shape, balance,\n"
+               "how often first choices repeat, and the copies that one a group of experts\n"
+               "would save.\n"
                "\n"
                "  moire inspect examples/mixtral-8x7b.ini\n"
                "  moire inspect runs/tiny/checkpoints/latest --verify",

@@ -15,8 +15,7 @@ static moire_status choose(const struct moire_router_setting *setting, const str
         .tokens = batch->tokens,
     };
     (void)logits, (void)scores;
-    if (!selection->frozen)
-        MOIRE_TRY(moire_traffic_generate(setting->traffic, &wanted, selection->experts));
+    if (!selection->frozen) MOIRE_TRY(moire_traffic_generate(setting->traffic, &wanted, selection->experts));
     for (int64_t slot = 0; slot < batch->tokens * setting->top_k; slot++)
         selection->weights[slot] = selection->experts[slot] >= 0 ? 1 / (real)setting->top_k : 0;
     return MOIRE_OK;

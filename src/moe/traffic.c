@@ -24,8 +24,8 @@ struct gap {
 
 static struct gap gap_at(const struct token *token, int64_t experts, int64_t place)
 {
-    return (struct gap){ .first = place > 0 ? token->sorted[place - 1] + 1 : 0,
-                         .end = place < token->count ? token->sorted[place] : experts };
+    return (struct gap) { .first = place > 0 ? token->sorted[place - 1] + 1 : 0,
+                          .end = place < token->count ? token->sorted[place] : experts };
 }
 
 /* The expert of the gap whose weight covers `target` when weights are laid end to end from the last to the
@@ -36,8 +36,10 @@ static int32_t search(const double *tail, struct gap gap, double target)
     target += tail[gap.end];
     while (low < high) {
         int64_t middle = low + (high - low + 1) / 2;
-        if (tail[middle] > target) low = middle;
-        else high = middle - 1;
+        if (tail[middle] > target)
+            low = middle;
+        else
+            high = middle - 1;
     }
     /* Rounding must not lead to a weight of zero. */
     while (low + 1 < gap.end && tail[low] == tail[low + 1]) low++;
@@ -95,10 +97,10 @@ static uint64_t stream_of(const struct moire_traffic *traffic, const struct moir
 
 static struct numbers numbers_of(const struct moire_traffic *traffic, const struct moire_traffic_batch *batch)
 {
-    return (struct numbers){ .seed = traffic->setting.seed,
-                             .slots = stream_of(traffic, batch, "forced routing"),
-                             .events = stream_of(traffic, batch, "forced routing of a token"),
-                             .top_k = traffic->setting.top_k };
+    return (struct numbers) { .seed = traffic->setting.seed,
+                              .slots = stream_of(traffic, batch, "forced routing"),
+                              .events = stream_of(traffic, batch, "forced routing of a token"),
+                              .top_k = traffic->setting.top_k };
 }
 
 static double slot_number(const struct numbers *numbers, int64_t t, int64_t slot)
@@ -204,8 +206,11 @@ static void follow(const struct chain *chain, int64_t t, const int32_t *before, 
     token.count = 0;
     token.ids = ids;
     switch (event_of(chain, t)) {
-    case NOTHING: break;
-    case FIRST: take(&token, slot++, before[0]); break;
+    case NOTHING:
+        break;
+    case FIRST:
+        take(&token, slot++, before[0]);
+        break;
     case SECOND:
         take(&token, 1, before[1]);
         draw_slot(chain->traffic, &chain->numbers, t, &token, 0);
@@ -215,7 +220,8 @@ static void follow(const struct chain *chain, int64_t t, const int32_t *before, 
     draw_rest(chain->traffic, &chain->numbers, t, &token, slot);
 }
 
-/* Tokens [begin, end) of one run of MOIRE_TRAFFIC_CHAIN, from the last one before them that was drawn anew. */
+/* Tokens [begin, end) of one run of MOIRE_TRAFFIC_CHAIN, from the last one before them that was drawn anew.
+ */
 static void follow_run(const struct chain *chain, int64_t begin, int64_t end, int32_t *ids)
 {
     int32_t earlier[2][MOIRE_TRAFFIC_MOST_SLOTS];
@@ -284,15 +290,15 @@ const struct moire_traffic_kind moire_traffic_kinds[] = {
     { "even", "round robin, perfectly balanced", MOIRE_TRAFFIC_ALIKE, generate_even },
     { "uniform", "K distinct experts, all as likely", MOIRE_TRAFFIC_ALIKE, generate_drawn },
     { "zipf", "expert e in proportion to (e + 1)^-moe.forced_exponent", MOIRE_TRAFFIC_FALLING,
-               generate_drawn },
-    { "hot", "expert 0 is first choice of moe.forced_share of the tokens, else uniform",
-              MOIRE_TRAFFIC_ALIKE, generate_hot },
+      generate_drawn },
+    { "hot", "expert 0 is first choice of moe.forced_share of the tokens, else uniform", MOIRE_TRAFFIC_ALIKE,
+      generate_hot },
     { "remote", "uniform over experts on other nodes, or other ranks where there is one node",
-                 MOIRE_TRAFFIC_FAR, generate_drawn },
-    { "markov", "tokens repeat choices of the token before (moe.forced_repeat)",
-                 MOIRE_TRAFFIC_ALIKE, generate_markov },
-    { "replay", "the recording moe.forced_file, which starts again at its end",
-                 MOIRE_TRAFFIC_ALIKE, generate_replay },
+      MOIRE_TRAFFIC_FAR, generate_drawn },
+    { "markov", "tokens repeat choices of the token before (moe.forced_repeat)", MOIRE_TRAFFIC_ALIKE,
+      generate_markov },
+    { "replay", "the recording moe.forced_file, which starts again at its end", MOIRE_TRAFFIC_ALIKE,
+      generate_replay },
 };
 enum { KINDS = sizeof moire_traffic_kinds / sizeof *moire_traffic_kinds };
 const int moire_traffic_kind_count = KINDS;

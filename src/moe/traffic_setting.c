@@ -7,7 +7,7 @@ struct moire_traffic_setting moire_traffic_setting_of(const struct moire_config 
                                                       const struct moire_placement *placement,
                                                       const int *node_of)
 {
-    return (struct moire_traffic_setting){
+    return (struct moire_traffic_setting) {
         .kind = config->moe_forced,
         .experts = config->moe_experts,
         .top_k = config->moe_top_k,
@@ -74,7 +74,8 @@ void moire_traffic_set_source(struct moire_traffic *traffic, int rank)
     /* From the end, where weights are smallest: differences of sums near the end keep their digits. */
     for (int64_t e = setting->experts - 1; e >= 0; e--) {
         double weight = is_as_far(setting, rank, e, distance) ? 1 : 0;
-        if (traffic->kind->weights == MOIRE_TRAFFIC_FALLING) weight = pow((double)(e + 1), -setting->exponent);
+        if (traffic->kind->weights == MOIRE_TRAFFIC_FALLING)
+            weight = pow((double)(e + 1), -setting->exponent);
         traffic->tail[e] = traffic->tail[e + 1] + weight;
     }
 }
@@ -93,7 +94,7 @@ moire_status moire_traffic_create(const struct moire_traffic_setting *setting, s
 void moire_traffic_free(struct moire_traffic *traffic)
 {
     moire_release(traffic->tail);
-    *traffic = (struct moire_traffic){ 0 };
+    *traffic = (struct moire_traffic) { 0 };
 }
 
 void moire_traffic_set_replay(struct moire_traffic *traffic, const int32_t *ids, int64_t steps,
@@ -149,8 +150,10 @@ void moire_traffic_repeat(const struct moire_traffic_setting *setting, int layer
     if (setting->repeat_second >= 0) *second = setting->repeat_second;
     if (setting->repeat >= 0) *first = setting->repeat;
     /* one is given, the other must leave room for it */
-    if (setting->repeat < 0) *first = fmin(*first, 1 - *second);
-    else *second = fmin(*second, 1 - *first);
+    if (setting->repeat < 0)
+        *first = fmin(*first, 1 - *second);
+    else
+        *second = fmin(*second, 1 - *first);
 }
 
 /* ---- distinct destinations ---- */

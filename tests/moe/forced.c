@@ -16,7 +16,7 @@ static struct moire_router_setting forced_setting(const char *kind)
         .kind = kind, .experts = EXPERTS, .top_k = SLOTS, .seed = test_seed, .exponent = 1
     };
     expect_ok(moire_traffic_create(&setting, &traffic));
-    return (struct moire_router_setting){ .experts = EXPERTS, .top_k = SLOTS, .traffic = &traffic };
+    return (struct moire_router_setting) { .experts = EXPERTS, .top_k = SLOTS, .traffic = &traffic };
 }
 
 /* Tokens [first, first + tokens) of a batch. The logits do not matter. */

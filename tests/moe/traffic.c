@@ -13,10 +13,15 @@ static int32_t many[MANY * MOST_SLOTS], again[MANY * MOST_SLOTS];
 
 static struct moire_traffic_setting setting_for(const char *kind, int64_t experts, int64_t top_k)
 {
-    return (struct moire_traffic_setting){
-        .kind = kind, .experts = experts, .top_k = top_k, .seed = test_seed, .layers = 32, .exponent = 1.3,
-        .share = 0.4, .repeat = MOIRE_AUTO, .repeat_second = MOIRE_AUTO
-    };
+    return (struct moire_traffic_setting) { .kind = kind,
+                                            .experts = experts,
+                                            .top_k = top_k,
+                                            .seed = test_seed,
+                                            .layers = 32,
+                                            .exponent = 1.3,
+                                            .share = 0.4,
+                                            .repeat = MOIRE_AUTO,
+                                            .repeat_second = MOIRE_AUTO };
 }
 
 static void begin(const char *kind, int64_t experts, int64_t top_k)
@@ -259,7 +264,7 @@ static struct repeats repeats_in(int layer)
         }
     }
     const double pairs = (MANY - 1) * (double)ROUNDS;
-    return (struct repeats){ (double)first / pairs, (double)second / pairs, (double)either / pairs };
+    return (struct repeats) { (double)first / pairs, (double)second / pairs, (double)either / pairs };
 }
 
 /* 120000 tokens: six deviations are below 0.9 points; the chains cost 0.1 % of the excess. */
@@ -342,7 +347,8 @@ static double redundancy(int64_t experts, int64_t groups, int64_t top_k)
     return 100 * (1 - moire_traffic_expected_distinct(experts, groups, top_k) / (double)top_k);
 }
 
-/* Those of K = 2, 4, 6, 8 were published as whole points; two of them (K = 6) are a point above the formula. */
+/* Those of K = 2, 4, 6, 8 were published as whole points; two of them (K = 6) are a point above the formula.
+ */
 static void published_redundancy(void)
 {
     static const struct {
@@ -356,7 +362,8 @@ static void published_redundancy(void)
     for (int i = 0; i < 5; i++) {
         expect(fabs(redundancy(256, published[i].groups, 8) - published[i].of_eight) <= 0.05 + 1e-9);
         for (int k = 0; k < 4 && published[i].of_2_to_8[0] > 0; k++)
-            expect(fabs(redundancy(256, published[i].groups, 2 * (k + 1)) - published[i].of_2_to_8[k]) < 1.05);
+            expect(fabs(redundancy(256, published[i].groups, 2 * (k + 1)) - published[i].of_2_to_8[k]) <
+                   1.05);
     }
 }
 

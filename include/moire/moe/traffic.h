@@ -15,20 +15,20 @@
 enum { MOIRE_TRAFFIC_MOST_SLOTS = 1024 }; /* K is at most the greatest moe.top_k */
 
 struct moire_traffic_setting {
-    const char *kind;      /* a name of moire_traffic_kinds */
+    const char *kind; /* a name of moire_traffic_kinds */
     int64_t experts, top_k;
     uint64_t seed;
-    int layers;            /* of the model; markov's auto goes by depth */
-    double exponent;       /* zipf */
-    double share;          /* hot */
-    double repeat;         /* markov; MOIRE_AUTO: by depth, see moire_traffic_repeat */
+    int layers;      /* of the model; markov's auto goes by depth */
+    double exponent; /* zipf */
+    double share;    /* hot */
+    double repeat;   /* markov; MOIRE_AUTO: by depth, see moire_traffic_repeat */
     double repeat_second;
     /* remote alone; NULL otherwise allowed */
     const struct moire_placement *placement; /* borrowed */
     const int *node_of;                      /* borrowed: node of each rank of the placement */
 };
-/* The parameters moe.forced*, moe.experts, moe.top_k, model.layers and run.seed. `placement` and `node_of` are
- * borrowed; they and config's texts must outlive what is made of the setting. */
+/* The parameters moe.forced*, moe.experts, moe.top_k, model.layers and run.seed. `placement` and `node_of`
+ * are borrowed; they and config's texts must outlive what is made of the setting. */
 struct moire_traffic_setting moire_traffic_setting_of(const struct moire_config *config,
                                                       const struct moire_placement *placement,
                                                       const int *node_of);
@@ -66,8 +66,8 @@ struct moire_traffic_batch {
  *            K = 1). Layers know nothing of each other. So that a token is found in bounded time, tokens
  *            whose number is a multiple of MOIRE_TRAFFIC_CHAIN are drawn anew.
  *   replay   a recording (io/routing.h) by step, place among layers with experts, and token; steps and tokens
- *            beyond its end start again at its beginning. -1 (a dropped choice) stays -1. MOIRE_USAGE: nothing
- *            was set; MOIRE_BAD_DATA: too few layers, or an id that is no expert. */
+ *            beyond its end start again at its beginning. -1 (a dropped choice) stays -1. MOIRE_USAGE:
+ * nothing was set; MOIRE_BAD_DATA: too few layers, or an id that is no expert. */
 struct moire_traffic_kind {
     const char *name, *help;
     enum { MOIRE_TRAFFIC_ALIKE, MOIRE_TRAFFIC_FALLING, MOIRE_TRAFFIC_FAR } weights; /* of what it draws by */
