@@ -18,6 +18,7 @@ static const struct moire_bench *const benches[] = {
     &moire_bench_layer,
     &moire_bench_step,
     &moire_bench_pack,
+    &moire_bench_checkpoint,
 };
 enum { BENCHES = sizeof benches / sizeof *benches, PEAK_SIDE = 2048, PEAK_ELEMENTS = PEAK_SIDE * PEAK_SIDE };
 
@@ -64,6 +65,13 @@ double moire_bench_peak(const struct moire_bench_run *run, const struct moire_me
 {
     const struct moire_variant *peak = &measure->variants[measure->count - 1];
     return 2.0 * PEAK_SIDE * PEAK_ELEMENTS * run->mesh.world.size / peak->minimum;
+}
+
+moire_status moire_bench_training_config(const struct moire_config *config, struct moire_config *own)
+{
+    MOIRE_TRY(moire_config_copy(config, own));
+    MOIRE_TRY(moire_config_set(own, "data.source", "synthetic", MOIRE_FROM_COMMAND));
+    return moire_config_set(own, "moe.record", "no", MOIRE_FROM_COMMAND);
 }
 
 /* ---- what is said of a measurement ---- */

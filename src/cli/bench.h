@@ -60,8 +60,12 @@ struct moire_bench {
     bool file_optional; /* also without FILE.ini */
     moire_status (*run)(struct moire_bench_run *run);
 };
-extern const struct moire_bench moire_bench_gemm, moire_bench_layer, moire_bench_step, moire_bench_pack;
+extern const struct moire_bench moire_bench_gemm, moire_bench_layer, moire_bench_step, moire_bench_pack,
+    moire_bench_checkpoint;
 
+/* The configuration with tokens that need no file, and nothing recorded. Not collective; the caller frees *own
+ * with moire_config_free. */
+moire_status moire_bench_training_config(const struct moire_config *config, struct moire_config *own);
 /* A measurement of `count` variants with the limits of [bench]. Collective; free with moire_measure_free,
  * also after a failure. */
 moire_status moire_bench_measure(struct moire_bench_run *run, struct moire_variant *variants, int count,

@@ -21,14 +21,6 @@ static moire_status run_step(void *state)
     return MOIRE_OK;
 }
 
-/* The configuration with tokens that need no file. */
-static moire_status create_config(const struct moire_config *config, struct moire_config *own)
-{
-    MOIRE_TRY(moire_config_copy(config, own));
-    MOIRE_TRY(moire_config_set(own, "data.source", "synthetic", MOIRE_FROM_COMMAND));
-    return moire_config_set(own, "moe.record", "no", MOIRE_FROM_COMMAND);
-}
-
 /* A step on the same tokens with the same parameters must give the same loss: a second trainer's first. */
 static moire_status check(const struct moire_config *config, double first_loss)
 {
@@ -194,7 +186,7 @@ static moire_status run_bench(struct moire_bench_run *run)
 {
     struct moire_config config = { 0 };
     struct training training = { .steps = 0 };
-    moire_status status = moire_agree(&run->mesh.world, create_config(run->config, &config));
+    moire_status status = moire_agree(&run->mesh.world, moire_bench_training_config(run->config, &config));
     if (status == MOIRE_OK) status = measure_steps(run, &config, &training);
     if (status == MOIRE_OK) status = check(&config, training.first_loss);
     moire_config_free(&config);

@@ -90,6 +90,7 @@ static moire_status take(const struct loop *loop, struct moire_variant *variant,
     const int ranks = communicator->size;
     moire_status status = MOIRE_OK;
     double own[2], first = -INFINITY, last = -INFINITY;
+    if (variant->before) MOIRE_TRY(moire_agree(communicator, variant->before(variant->state)));
     MOIRE_TRY(meet(loop));
     own[0] = now(loop);
     for (int64_t call = 0; status == MOIRE_OK && call < variant->calls; call++)

@@ -83,6 +83,8 @@ void moire_run_free(struct moire_run *run); /* collective over the world; fine a
 /* checkpoint.resume: where it names or finds a checkpoint, reads it and sets step, sequences, tokens_seen,
  * resumed. Collective. */
 moire_status moire_run_resume(struct moire_run *run);
+/* Writes a checkpoint of this step to `directory`, where `keep` stay. Collective. */
+moire_status moire_run_write_checkpoint(const struct moire_run *run, const char *directory, int64_t keep);
 /* Writes a checkpoint of this step, unless it is there already or compute is emulated. Collective. */
 moire_status moire_run_checkpoint(struct moire_run *run);
 

@@ -199,7 +199,7 @@ moire_status moire_run_resume(struct moire_run *run)
 
 /* ---- writing ---- */
 
-static moire_status write_checkpoint(const struct moire_run *run)
+moire_status moire_run_write_checkpoint(const struct moire_run *run, const char *directory, int64_t keep)
 {
     const struct moire_config *config = run->config;
     struct moire_checkpoint_group groups[GROUPS];
@@ -215,8 +215,7 @@ static moire_status write_checkpoint(const struct moire_run *run)
     };
     if (status == MOIRE_OK)
         status = moire_checkpoint_write(&run->mesh, &run->model.moe.placement, &run->model.tensors,
-                                        MOIRE_REAL_ELEMENT, groups, GROUPS, &state, run->checkpoints,
-                                        config->checkpoint_keep);
+                                        MOIRE_REAL_ELEMENT, groups, GROUPS, &state, directory, keep);
     moire_text_free(&text);
     return status;
 }
@@ -225,7 +224,7 @@ moire_status moire_run_checkpoint(struct moire_run *run)
 {
     if (moire_is_emulated() || run->checkpoint_step == run->step) return MOIRE_OK;
     moire_phase_begin(MOIRE_PHASE_CHECKPOINT);
-    MOIRE_TRY(write_checkpoint(run));
+    MOIRE_TRY(moire_run_write_checkpoint(run, run->checkpoints, run->config->checkpoint_keep));
     moire_phase_end(MOIRE_PHASE_CHECKPOINT);
     run->checkpoint_step = run->step;
     return MOIRE_OK;

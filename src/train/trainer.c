@@ -33,6 +33,11 @@ moire_status moire_trainer_step(struct moire_trainer *trainer, double *loss, dou
     return MOIRE_OK;
 }
 
+moire_status moire_trainer_checkpoint(const struct moire_trainer *trainer, const char *directory)
+{
+    return moire_run_write_checkpoint(&trainer->run, directory, 1);
+}
+
 void moire_trainer_free(struct moire_trainer *trainer)
 {
     if (!trainer) return;

@@ -129,6 +129,36 @@ check "a report in a file: nothing is said" test ! -s "$said"
 cp report.csv "$said"
 check "it is whole" even phases
 
+# ---- checkpoint ----
+
+nothing_left() { ! ls -A | grep -q "^run\|^there"; }
+for ranks in 1 3; do
+    prints "checkpoint at $ranks ranks" "^dd  *[0-9]*  *[0-9.]*  *[0-9.]* .* 1.000  *1.000 " mpi_bench "$ranks" checkpoint tiny.ini
+    check "its header" has_header checkpoint "$ranks"
+    check "80 columns" sh -c '! awk "length > 80" "$1" | grep -v "of=\|^moire: warning" | grep .' sh "$said"
+    check "a checkpoint of as many bytes" awk '$1 == "checkpoint" { a = $2 } $1 == "dd" { b = $2 } END { exit !(a > 20000 && a == b) }' "$said"
+    check "the command of dd" sh -c 'tr -d "#\n" <"$1" | tr -s " " | grep -q "count=[0-9]* iflag=count_bytes conv=fsync"' sh "$said"
+    check "nothing is left" nothing_left
+done
+prints "checkpoint as csv" "^checkpoint,[0-9]" bench checkpoint tiny.ini --format=csv --run.dir=there/below
+check "csv: the result" even result
+check "its directories are gone too" nothing_left
+mkdir -p run/checkpoints && echo mine >run/checkpoints/step-00000001.h5
+prints "checkpoint beside those of a run" "^checkpoint  *[0-9]" bench checkpoint tiny.ini
+check "they stay as they were" test "$(ls -A run run/checkpoints && cat run/checkpoints/step-00000001.h5)" = "$(printf 'run:\ncheckpoints\n\nrun/checkpoints:\nstep-00000001.h5\nmine')"
+rm -r run
+mkdir broken && printf '#!/bin/sh\nexit 3\n' >broken/dd && chmod +x broken/dd
+check_fails "a dd that fails" 1 "found exit code 3, expected exit code 0; try by hand: dd" env PATH="$scratch/broken:$PATH" \
+    "$moire" bench checkpoint tiny.ini --bench.seconds=0
+check "nothing is left" nothing_left
+# shellcheck disable=SC2016 # the shell that runs it expands this: dd ends the program that started it
+printf '#!/bin/sh\nkill -TERM $PPID; sleep 10\n' >broken/dd
+check_fails "a signal" 143 "" env PATH="$scratch/broken:$PATH" sh -c '"$1" bench checkpoint tiny.ini --bench.seconds=0' sh "$moire"
+check "nothing is left" nothing_left
+echo >there
+check_fails "a place that is no directory" 1 "there" bench checkpoint tiny.ini --run.dir=there
+rm there
+
 # ---- what cannot be measured ----
 
 check_fails "no name" 2 "found no name, expected gemm, .* or " "$moire" bench
@@ -140,6 +170,7 @@ check_fails "an option that is nearly one" 2 "unknown option --formt of moire be
 check_fails "pack with a shape of two numbers" 2 "expected at most 16 shapes .* try bench.shapes = 1024x512x2" bench pack --bench.shapes=8x8
 check_fails "of four" 2 "found '8x8x1x1'" bench pack --bench.shapes=8x8x1x1
 check_fails "of none" 2 "found '8x8x1,0x8x1'" bench pack --bench.shapes=8x8x1,0x8x1
+check_fails "emulated compute has no checkpoint" 2 "found compute.mode = emulate, expected real" bench checkpoint tiny.ini --compute.mode=emulate
 check_fails "pack of nothing that is computed" 2 "found compute.mode = emulate, expected real" bench pack tiny.ini --compute.mode=emulate
 check_fails "rows that are no numbers" 2 "bench.rows must be auto or numbers of rows" bench gemm tiny.ini --bench.rows=1,x
 check_fails "too many rows" 2 "bench.rows must be auto or numbers of rows" bench gemm tiny.ini --bench.rows=8193

@@ -167,7 +167,7 @@ info"
     check "only those of the command" test -z "$(completes "moire inspect --train.ste")"
     check "actions" test "$(completes "moire data bu")" = "build"
     check "benchmarks" test "$(completes "moire bench la")" = "layer"
-    check "also those that came later" test "$(completes "moire bench pa")" = "pack"
+    check "also those that came later" test "$(completes "moire bench ch")" = "checkpoint"
     check "nothing where a file is meant" test -z "$(completes "moire train exa")"
 else
     skip "bash takes the completion" "there is no bash"

@@ -23,6 +23,7 @@ struct moire_interval {
 struct moire_variant {
     const char *name;
     moire_status (*run)(void *state); /* what is measured; all ranks call it */
+    moire_status (*before)(void *state); /* before every sample, not measured; NULL: nothing */
     void *state;
     /* results, seconds a call, the same on all ranks */
     struct moire_interval median;

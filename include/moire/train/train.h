@@ -36,13 +36,15 @@
  * Collective over the world. */
 moire_status moire_train(const struct moire_config *config);
 
-/* The same steps one by one, for measurements: nothing is written, no checkpoint is read. */
+/* The same steps one by one, for measurements: no checkpoint is read, and none is written but on request. */
 struct moire_trainer;
 /* The configuration is borrowed. Collective over the world, as are the others. */
 moire_status moire_trainer_create(const struct moire_config *config, struct moire_trainer **trainer);
 /* From data to update. Loss (nats a token) and bytes that the exchange moved by level, both of all ranks.
  * MOIRE_NOT_FINITE as moire_train. */
 moire_status moire_trainer_step(struct moire_trainer *trainer, double *loss, double bytes[MOIRE_LEVELS]);
+/* A checkpoint of the steps so far, as moire_train writes one, in `directory`, which keeps no other. */
+moire_status moire_trainer_checkpoint(const struct moire_trainer *trainer, const char *directory);
 void moire_trainer_free(struct moire_trainer *trainer); /* NULL is fine */
 
 /* Validation loss, total and by domain. The same on all ranks. */
