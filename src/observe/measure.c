@@ -43,6 +43,13 @@ struct moire_interval moire_median_interval(double *numbers, int64_t count)
     return (struct moire_interval){ middle, numbers[k - 1], numbers[count - k] };
 }
 
+double moire_quantile(double *numbers, int64_t count, double part)
+{
+    qsort(numbers, (size_t)count, sizeof *numbers, compare);
+    int64_t rank = (int64_t)ceil(part * (double)count);
+    return numbers[rank < 1 ? 0 : rank > count ? count - 1 : rank - 1];
+}
+
 /* The run while it goes on. */
 struct loop {
     struct moire_measure *measure;
@@ -106,8 +113,10 @@ static moire_status take(const struct loop *loop, struct moire_variant *variant,
     }
     const double calls = (double)variant->calls;
     variant->samples[sample] = (last - first) / calls;
-    for (int rank = 0; rank < ranks; rank++)
+    for (int rank = 0; rank < ranks; rank++) {
         variant->by_rank[sample * ranks + rank] = (loop->times[2 * rank + 1] - first) / calls;
+        variant->skew[sample * ranks + rank] = first - loop->times[2 * rank];
+    }
     return MOIRE_OK;
 }
 
@@ -241,6 +250,7 @@ static moire_status allocate(struct loop *loop)
         struct moire_variant *variant = &measure->variants[i];
         MOIRE_TRY(moire_allocate(kind, capacity, sizeof(double), &variant->samples));
         MOIRE_TRY(moire_allocate(kind, capacity * ranks, sizeof(double), &variant->by_rank));
+        MOIRE_TRY(moire_allocate(kind, capacity * ranks, sizeof(double), &variant->skew));
     }
     return MOIRE_OK;
 }
@@ -254,7 +264,7 @@ static void clear(struct moire_measure *measure)
     measure->scratch = NULL;
     for (int i = 0; i < measure->count; i++) {
         measure->variants[i].calls = 1;
-        measure->variants[i].samples = measure->variants[i].by_rank = NULL;
+        measure->variants[i].samples = measure->variants[i].by_rank = measure->variants[i].skew = NULL;
     }
 }
 
@@ -275,9 +285,10 @@ moire_status moire_measure_run(struct moire_measure *measure)
 void moire_measure_free(struct moire_measure *measure)
 {
     for (int i = 0; i < measure->count; i++) {
+        moire_release(measure->variants[i].skew);
         moire_release(measure->variants[i].by_rank);
         moire_release(measure->variants[i].samples);
-        measure->variants[i].samples = measure->variants[i].by_rank = NULL;
+        measure->variants[i].samples = measure->variants[i].by_rank = measure->variants[i].skew = NULL;
     }
     moire_release(measure->scratch);
     moire_release(measure->order);

@@ -200,6 +200,15 @@ static void known_intervals(void)
     expect(found.middle == 50.5 && found.low == 40 && found.high == 61);
 }
 
+static void known_quantiles(void)
+{
+    double one[] = { 7 }, many[100];
+    for (int i = 0; i < 100; i++) many[i] = (double)(i * 37 % 100 + 1);
+    expect(moire_quantile(one, 1, 0.99) == 7);
+    expect(moire_quantile(many, 100, 0.99) == 99 && moire_quantile(many, 100, 1) == 100);
+    expect(moire_quantile(many, 100, 0.5) == 50 && moire_quantile(many, 3, 0.01) == 1);
+}
+
 /* Several ranks: the true clock, shifted on every rank, and one rank that is late. */
 static moire_status late(void *state)
 {
@@ -229,9 +238,13 @@ static void ranks_meet(void)
     fake_shift = 500.0 * test_rank;
     expect_ok(moire_measure_run(&measure));
     for (int64_t i = 0; i < measure.samples; i++) {
-        double longest = 0;
-        for (int rank = 0; rank < test_ranks; rank++)
+        double longest = 0, least = 400, most = 0;
+        for (int rank = 0; rank < test_ranks; rank++) {
             longest = fmax(longest, variants[0].by_rank[i * test_ranks + rank]);
+            least = fmin(least, variants[0].skew[i * test_ranks + rank]);
+            most = fmax(most, variants[0].skew[i * test_ranks + rank]);
+        }
+        expect(least == 0 && most < 400); /* one rank is the last to start */
         expect(variants[0].samples[i] == longest && fabs(longest) < 400); /* the shifts do not show */
     }
     double medians[2] = { variants[0].median.middle, -variants[0].median.middle };
@@ -256,6 +269,7 @@ int main(int argc, char **argv)
         { "short calls are repeated", short_calls_are_repeated },
         { "a failure ends the run", a_failure_ends_the_run },
         { "intervals of the median are those of the tables", known_intervals },
+        { "known quantiles", known_quantiles },
         { "ranks meet and agree", ranks_meet },
     };
     return test_main(argc, argv, "1 2 3", tests, sizeof tests / sizeof *tests);

@@ -32,6 +32,7 @@ struct moire_variant {
     bool converged;
     double *samples;   /* owned, [samples]: maximum over ranks, in order */
     double *by_rank;   /* owned, [samples, ranks]: from the latest start to the end of each rank */
+    double *skew;      /* owned, [samples, ranks]: from the start of each rank to the latest start of the sample */
 };
 
 struct moire_measure {
@@ -67,5 +68,8 @@ struct moire_interval moire_measure_ratio(const struct moire_measure *measure, i
  * Statistics", section 7.1); with less than 6 numbers no such k exists and the interval is infinite. Not
  * collective. */
 struct moire_interval moire_median_interval(double *numbers, int64_t count);
+/* The smallest of `count` > 0 numbers that at least a share `part` (above 0, at most 1) of them does not exceed;
+ * sorts them. Not collective. */
+double moire_quantile(double *numbers, int64_t count, double part);
 
 #endif
