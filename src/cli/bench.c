@@ -18,6 +18,7 @@ static const struct moire_bench *const benches[] = {
     &moire_bench_layer,
     &moire_bench_step,
     &moire_bench_pack,
+    &moire_bench_exchange,
     &moire_bench_checkpoint,
 };
 enum { BENCHES = sizeof benches / sizeof *benches, PEAK_SIDE = 2048, PEAK_ELEMENTS = PEAK_SIDE * PEAK_SIDE };

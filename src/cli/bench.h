@@ -15,7 +15,8 @@ enum { MOIRE_BENCH_WORDS = -1 }; /* as `decimals`: a column of words */
 
 struct moire_bench_column {
     const char *name;
-    int width, decimals; /* of the text format; words stand to the left, numbers to the right */
+    int width, decimals; /* of the text format; words stand to the left, numbers to the right; 0 decimals: whole
+                          * numbers, written with all their digits by csv and json too */
 };
 struct moire_bench_cell {
     const char *words; /* NULL: the number */
@@ -66,6 +67,8 @@ extern const struct moire_bench moire_bench_gemm, moire_bench_layer, moire_bench
 /* The configuration with tokens that need no file, and nothing recorded. Not collective; the caller frees *own
  * with moire_config_free. */
 moire_status moire_bench_training_config(const struct moire_config *config, struct moire_config *own);
+extern const struct moire_bench moire_bench_exchange;
+
 /* A measurement of `count` variants with the limits of [bench]. Collective; free with moire_measure_free,
  * also after a failure. */
 moire_status moire_bench_measure(struct moire_bench_run *run, struct moire_variant *variants, int count,

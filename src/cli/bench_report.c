@@ -144,6 +144,7 @@ static moire_status add_cell(struct moire_bench_report *report, int index,
     if (cell->words) return moire_text_add(&report->text, "%s%-*s", between, width, cell->words);
     if (!isfinite(cell->number))
         return moire_text_add(&report->text, "%s%*s", between, width, csv ? "" : "-");
+    if (csv && column->decimals == 0) return moire_text_add(&report->text, "%s%.0f", between, cell->number);
     if (csv) return moire_text_add(&report->text, "%s%.9g", between, cell->number);
     return moire_text_add(&report->text, "%s%*.*f", between, width, column->decimals, cell->number);
 }
@@ -153,9 +154,11 @@ static moire_status add_object(struct moire_bench_report *report, const struct m
     json_t *row = json_object();
     bool made = row && json_array_append_new(report->table, row) == 0;
     for (int i = 0; made && i < report->column_count; i++) {
-        json_t *value = cells[i].words            ? json_string(cells[i].words)
-                        : isfinite(cells[i].number) ? json_real(cells[i].number)
-                                                    : json_null();
+        const bool whole = report->columns[i].decimals == 0;
+        json_t *value = cells[i].words               ? json_string(cells[i].words)
+                        : !isfinite(cells[i].number) ? json_null()
+                        : whole                      ? json_integer((json_int_t)cells[i].number)
+                                                     : json_real(cells[i].number);
         made = json_object_set_new(row, report->columns[i].name, value) == 0;
     }
     return made ? MOIRE_OK : json_failed();
