@@ -12,6 +12,9 @@ AC_DEFUN([MOIRE_SUMMARY], [
   moire_line "inih" "$($PKG_CONFIG --modversion inih 2>/dev/null)"
   moire_line "jansson" "$($PKG_CONFIG --modversion jansson 2>/dev/null)"
   moire_line "xxHash" "$($PKG_CONFIG --modversion libxxhash 2>/dev/null)"
+  AS_IF([test $have_hwloc = yes],
+    [moire_line "hwloc" "$($PKG_CONFIG --modversion hwloc 2>/dev/null)"],
+    [moire_line "hwloc" "no (sockets, NUMA nodes and devices stay unknown)"])
   moire_line "cmocka" "$have_cmocka (needed by make check)"
   moire_rule
   moire_line "debug" "$enable_debug"

@@ -269,7 +269,7 @@ const struct moire_command moire_command_bench = {
                "too. --output=FILE: written there at the end. A benchmark whose results are\n"
                "wrong fails. Rates are given beside what the machine can do at that moment: the\n"
                "peak is the best 2048^3 product of the same run, type, ranks and threads.",
-    .sections = "bench run model moe parallel exchange compute train",
+    .sections = "bench run model moe parallel topology exchange compute train",
     .options = "--format= --output=",
     .mpi = true,
     .run = run,

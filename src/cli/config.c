@@ -27,7 +27,7 @@ const struct moire_command moire_command_config = {
                "\n"
                "  moire config examples/tiny.ini --moe.experts=16\n"
                "  moire config > new.ini",
-    .sections = "run model moe parallel exchange train data evaluate checkpoint generate",
+    .sections = "run model moe parallel topology exchange train data evaluate checkpoint generate",
     .options = "--plain",
     .run = run,
 };

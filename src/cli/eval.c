@@ -47,7 +47,7 @@ const struct moire_command moire_command_eval = {
                "\n"
                "  moire eval runs/tiny\n"
                "  mpirun -n 2 moire eval runs/tiny --evaluate.sequences=all",
-    .sections = "data evaluate parallel exchange",
+    .sections = "data evaluate parallel topology exchange",
     .mpi = true,
     .run = run,
 };

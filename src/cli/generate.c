@@ -212,7 +212,7 @@ const struct moire_command moire_command_generate = {
                "\n"
                "  moire generate runs/tiny --generate.prompt='static int '\n"
                "  mpirun -n 2 moire generate runs/tiny --generate.temperature=0",
-    .sections = "generate parallel exchange",
+    .sections = "generate parallel topology exchange",
     .mpi = true,
     .run = run,
 };

@@ -102,23 +102,20 @@ static int leave(moire_status status)
     return code;
 }
 
-/* Where there is no such command, ranks of a launcher agree on one message, though none of them needed MPI so
- * far. */
-static moire_status find_command(const char *name, const struct moire_command **command)
+/* On a mistake ranks of a launcher agree on one message, though the command may need no MPI. */
+static moire_status agree_on_mistake(moire_status status)
 {
-    moire_status status = moire_cli_find_command(name, command);
-    if (status == MOIRE_OK || !moire_mpi_is_launched()) return status;
-    MOIRE_TRY(moire_mpi_start(false));
+    if (status != MOIRE_OK && moire_mpi_is_launched() && !moire_mpi_is_running()) MOIRE_TRY(moire_mpi_start(false));
     return moire_cli_agree(status);
 }
 
 static moire_status run_command(int argc, char **argv)
 {
     const struct moire_command *command;
-    MOIRE_TRY(find_command(argv[0], &command));
+    MOIRE_TRY(agree_on_mistake(moire_cli_find_command(argv[0], &command)));
     if (asks_for_help(argc - 1, argv + 1)) return moire_command_help.run(1, argv);
     if (command->mpi) MOIRE_TRY(moire_mpi_start(false));
-    MOIRE_TRY(moire_cli_agree(check_options(command, argc - 1, argv + 1)));
+    MOIRE_TRY(agree_on_mistake(check_options(command, argc - 1, argv + 1)));
     return command->run(argc - 1, argv + 1);
 }
 

@@ -102,7 +102,7 @@ const struct moire_command moire_command_train = {
                "\n"
                "Exit codes: 0 done, 1 failed, 2 usage or configuration, 75 stopped with a\n"
                "valid checkpoint (start it again to go on).",
-    .sections = "run model moe parallel compute exchange train data evaluate checkpoint",
+    .sections = "run model moe parallel topology compute exchange train data evaluate checkpoint",
     .options = "--dry-run",
     .mpi = true,
     .run = run,
