@@ -191,7 +191,7 @@ static moire_status run(int argc, char **argv)
 const struct moire_command moire_command_inspect = {
     .name = "inspect",
     .arguments = "FILE|RUN [--verify] [--section.key=value ...]",
-    .summary = "what is in a configuration, checkpoint, token file, routing record or run",
+    .summary = "what is in a configuration, checkpoint, token file, routing or run",
     .details = "Of a configuration: parameters by kind, active ones, FLOP a token, bytes (no\n"
                "memory for the model is needed). Of a checkpoint: attributes and tensors;\n"
                "--verify reads everything and compares checksums. Of a run directory: its\n"
