@@ -159,6 +159,21 @@ echo >there
 check_fails "a place that is no directory" 1 "there" bench checkpoint tiny.ini --run.dir=there
 rm there
 
+# ---- the table ----
+
+table() { MOIRE=$moire sh "$top_srcdir/benchmarks/compute.sh" "$@"; }
+prints "the table says how long it takes" "^all  *[0-9]* s$" table --list
+rows=$(grep -c " thread(s)$" "$said")
+prints "so does a quick one" "^all  *[0-9]* s$" table --list --quick
+check "which has fewer rows" test "$(grep -c " thread(s)$" "$said")" -lt "$rows"
+prints "rows can be chosen" "^pack-1x1024 " table --list --rows='layer*,pack-1x1024'
+check "only those" sh -c '! grep -v "^layer\|^pack-1x1024 \|^all " "$1"' sh "$said"
+prints "a row of it" "^pack, 1024 x 512, top-2  *1 x 1  *[0-9.]*  *-  *[0-9.]*  *0.70  *\(yes\|no\)$" env SECONDS_EACH=0 MOIRE="$moire" \
+    sh "$top_srcdir/benchmarks/compute.sh" --rows=pack-1x1024 --bench.samples=6
+check "the time comes first" sh -c 'sed -n 2p "$1" | grep -q "^# 1 rows, about [0-9]* min at most"' sh "$said"
+check_fails "a row that is not there" 2 "no row is named 'stop\*'" table --rows='stop*'
+check_fails "an argument that it does not know" 2 "unknown argument '--quik'; try --quick" table --quik
+
 # ---- what cannot be measured ----
 
 check_fails "no name" 2 "found no name, expected gemm, .* or " "$moire" bench
