@@ -4,10 +4,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "moire/base/log.h"
 
 enum { ALIGNMENT = 64 };
+enum { HUGE_PAGE = 2 << 20 }; /* bytes; of x86-64, and of other processors with small pages of 4 KiB */
 
 #define MAGIC_HELD UINT64_C(0x6d6f6972652b2b2b)
 #define MAGIC_RELEASED UINT64_C(0x6d6f6972652d2d2d)
@@ -81,6 +83,15 @@ static void write_guard(struct header *header) { (void)header; }
 static void check_block(const struct header *header) { (void)header; }
 #endif
 
+/* Products stride through large blocks: with pages of 4 KiB they wait for address translation. Only advice to
+ * the kernel, so a failure does not matter; it has to come before the pages are touched. */
+static void advise_huge_pages(char *start, int64_t bytes)
+{
+    int64_t skipped = (int64_t)(-(uintptr_t)start & (HUGE_PAGE - 1));
+    int64_t whole = (bytes - skipped) / HUGE_PAGE;
+    if (whole > 0) (void)madvise(start + skipped, (size_t)whole * HUGE_PAGE, MADV_HUGEPAGE);
+}
+
 moire_status moire_allocate(moire_memory_kind kind, int64_t count, size_t bytes_each, void *out)
 {
     int64_t bytes, total;
@@ -98,6 +109,7 @@ moire_status moire_allocate(moire_memory_kind kind, int64_t count, size_t bytes_
                           "this rank holds %" PRId64 " of that kind; try a smaller train.batch, more "
                           "train.accumulate or more nodes",
                           moire_memory_kind_name(kind), bytes, count, bytes_each, moire_memory_bytes(kind));
+    advise_huge_pages(start, total);
     void *aligned = start + (-(uintptr_t)start & (ALIGNMENT - 1));
     struct header *header = aligned;
     *header = (struct header){ .magic = MAGIC_HELD, .bytes = bytes, .kind = kind, .start = start };

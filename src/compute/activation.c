@@ -32,23 +32,25 @@ static void clear_weight_gradients(int64_t rows, real *weight_gradients)
     for (int64_t r = 0; weight_gradients && r < rows; r++) weight_gradients[r] = 0;
 }
 
-/* gelu'(u) = s + u s (1 - s) (2 z)'. `along` takes hidden_gradient gelu(u). up_gradient may be
- * hidden_gradient. */
+/* gelu'(u) = s + u s (1 - s) (2 z)'. `along` takes hidden_gradient gelu(u). */
 MOIRE_CLONES static void gelu_backward_row(int64_t count, const real *up, real weight,
-                                           const real *hidden_gradient, real *up_gradient, real *along)
+                                           const real *hidden_gradient, real *up_gradient, real *hidden,
+                                           real *along)
 {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
         real u = up[i], gradient = hidden_gradient[i];
         real s = moire_sigmoid(u * (gelu_slope + gelu_cubic * (u * u)));
         real slope = gelu_slope + 3 * gelu_cubic * (u * u);
+        hidden[i] = weight * (u * s);
         along[i] = gradient * (u * s);
         up_gradient[i] = weight * gradient * (s + u * s * (1 - s) * slope);
     }
 }
 
 void moire_gelu_backward(int64_t rows, int64_t hidden_size, const real *up, const real *weights,
-                         const real *hidden_gradient, real *up_gradient, real *weight_gradients)
+                         const real *hidden_gradient, real *up_gradient, real *hidden,
+                         real *weight_gradients)
 {
     if (moire_is_emulated()) {
         clear_weight_gradients(rows, weight_gradients);
@@ -61,7 +63,7 @@ void moire_gelu_backward(int64_t rows, int64_t hidden_size, const real *up, cons
             int64_t count = moire_least(MOIRE_PIECE, hidden_size - i), at = r * hidden_size + i;
             real along[MOIRE_PIECE];
             gelu_backward_row(count, up + at, weights ? weights[r] : 1, hidden_gradient + at,
-                              up_gradient + at, along);
+                              up_gradient + at, hidden + at, along);
             if (weight_gradients) sum += moire_sum_piece(count, along);
         }
         if (weight_gradients) weight_gradients[r] = (real)sum;
@@ -85,15 +87,16 @@ void moire_swiglu_forward(int64_t rows, int64_t hidden_size, const real *gate, c
                            weights ? weights[r] : 1, hidden + r * hidden_size);
 }
 
-/* silu'(g) = s + g s (1 - s). `along` takes hidden_gradient silu(g) u. up_gradient may be hidden_gradient. */
+/* silu'(g) = s + g s (1 - s). `along` takes hidden_gradient silu(g) u. */
 MOIRE_CLONES static void swiglu_backward_row(int64_t count, const real *gate, const real *up, real weight,
                                              const real *hidden_gradient, real *gate_gradient,
-                                             real *up_gradient, real *along)
+                                             real *up_gradient, real *hidden, real *along)
 {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
         real g = gate[i], u = up[i], gradient = hidden_gradient[i];
         real s = moire_sigmoid(g), silu = g * s;
+        hidden[i] = weight * (silu * u);
         along[i] = gradient * (silu * u);
         gate_gradient[i] = weight * gradient * (u * (s + silu * (1 - s)));
         up_gradient[i] = weight * gradient * silu;
@@ -102,7 +105,7 @@ MOIRE_CLONES static void swiglu_backward_row(int64_t count, const real *gate, co
 
 void moire_swiglu_backward(int64_t rows, int64_t hidden_size, const real *gate, const real *up,
                            const real *weights, const real *hidden_gradient, real *gate_gradient,
-                           real *up_gradient, real *weight_gradients)
+                           real *up_gradient, real *hidden, real *weight_gradients)
 {
     if (moire_is_emulated()) {
         clear_weight_gradients(rows, weight_gradients);
@@ -115,7 +118,7 @@ void moire_swiglu_backward(int64_t rows, int64_t hidden_size, const real *gate, 
             int64_t count = moire_least(MOIRE_PIECE, hidden_size - i), at = r * hidden_size + i;
             real along[MOIRE_PIECE];
             swiglu_backward_row(count, gate + at, up + at, weights ? weights[r] : 1, hidden_gradient + at,
-                                gate_gradient + at, up_gradient + at, along);
+                                gate_gradient + at, up_gradient + at, hidden + at, along);
             if (weight_gradients) sum += moire_sum_piece(count, along);
         }
         if (weight_gradients) weight_gradients[r] = (real)sum;

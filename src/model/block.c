@@ -130,21 +130,23 @@ static void dense_forward(struct moire_model *model, struct moire_block *block, 
 static void dense_backward(struct moire_model *model, struct moire_block *block, int64_t tokens)
 {
     int64_t dim = model->dim, hidden_size = model->hidden_size;
-    moire_feed_forward_hidden(model, tokens, block->gate_rows, block->up_rows, model->hidden);
-    moire_linear_backward_weight(tokens, hidden_size, dim, model->hidden, model->stream_gradient,
-                                 gradient(model, block->down), gradient(model, block->down_bias));
     moire_linear_backward_input(tokens, hidden_size, dim, model->stream_gradient,
                                 parameter(model, block->down), false, model->hidden_gradient);
-    if (block->gate >= 0) { /* the hidden rows are done with: they take the gate's gradient */
+    /* hidden_gradient becomes the gradient of up_rows, and gate_rows their own. */
+    if (block->gate >= 0)
         moire_swiglu_backward(tokens, hidden_size, block->gate_rows, block->up_rows, NULL,
-                              model->hidden_gradient, model->hidden, model->hidden_gradient, NULL);
-        moire_linear_backward_weight(tokens, dim, hidden_size, block->feed_forward_input, model->hidden,
-                                     gradient(model, block->gate), gradient(model, block->gate_bias));
-        moire_linear_backward_input(tokens, dim, hidden_size, model->hidden, parameter(model, block->gate),
-                                    false, model->rows_gradient);
-    } else {
+                              model->hidden_gradient, block->gate_rows, model->hidden_gradient, model->hidden,
+                              NULL);
+    else
         moire_gelu_backward(tokens, hidden_size, block->up_rows, NULL, model->hidden_gradient,
-                            model->hidden_gradient, NULL);
+                            model->hidden_gradient, model->hidden, NULL);
+    moire_linear_backward_weight(tokens, hidden_size, dim, model->hidden, model->stream_gradient,
+                                 gradient(model, block->down), gradient(model, block->down_bias));
+    if (block->gate >= 0) {
+        moire_linear_backward_weight(tokens, dim, hidden_size, block->feed_forward_input, block->gate_rows,
+                                     gradient(model, block->gate), gradient(model, block->gate_bias));
+        moire_linear_backward_input(tokens, dim, hidden_size, block->gate_rows, parameter(model, block->gate),
+                                    false, model->rows_gradient);
     }
     moire_linear_backward_weight(tokens, dim, hidden_size, block->feed_forward_input, model->hidden_gradient,
                                  gradient(model, block->up), gradient(model, block->up_bias));

@@ -4,14 +4,6 @@
 #include "moire/compute/activation.h"
 #include "moire/compute/linear.h"
 
-/* hidden = w activation(gate, up), from what forward keeps. */
-static void activate(const struct moire_experts *experts, const struct moire_expert_rows *rows)
-{
-    if (experts->kind == MOIRE_SWIGLU)
-        moire_swiglu_forward(rows->rows, experts->hidden, rows->gate, rows->up, rows->weights, rows->hidden);
-    else moire_gelu_forward(rows->rows, experts->hidden, rows->up, rows->weights, rows->hidden);
-}
-
 void moire_experts_forward_again(const struct moire_experts *experts, const struct moire_expert_rows *rows)
 {
     const struct moire_segment *segments = rows->segments;
@@ -27,7 +19,10 @@ void moire_experts_forward(const struct moire_experts *experts, const struct moi
     const struct moire_segment *segments = rows->segments;
     const int64_t count = rows->segment_count, dim = experts->dim, hidden = experts->hidden;
     moire_experts_forward_again(experts, rows);
-    activate(experts, rows);
+    if (experts->kind == MOIRE_SWIGLU)
+        moire_swiglu_forward(rows->rows, hidden, rows->gate, rows->up, rows->weights, rows->hidden);
+    else
+        moire_gelu_forward(rows->rows, hidden, rows->up, rows->weights, rows->hidden);
     moire_grouped_forward(segments, count, hidden, dim, rows->hidden, experts->down, output);
 }
 
@@ -48,20 +43,21 @@ void moire_experts_backward(const struct moire_experts *experts, const struct mo
                             real *scratch)
 {
     const int64_t dim = experts->dim, hidden = experts->hidden;
-    activate(experts, rows); /* other layers have used the scratch since */
-    moire_grouped_backward_weight(rows->instance_begin, experts->instances, hidden, dim, rows->hidden,
-                                  output_gradient, experts->down_gradient);
+    const bool gated = experts->kind == MOIRE_SWIGLU;
     moire_grouped_backward_input(rows->segments, rows->segment_count, hidden, dim, output_gradient,
                                  experts->down, false, scratch);
-    /* From here on scratch holds the gradient of `up`, and hidden that of `gate`. */
-    if (experts->kind == MOIRE_SWIGLU) {
-        moire_swiglu_backward(rows->rows, hidden, rows->gate, rows->up, rows->weights, scratch, rows->hidden,
-                              scratch, weight_gradients);
-        backward_matrix(experts, rows, rows->hidden, experts->gate, experts->gate_gradient, false,
+    /* From here on scratch holds the gradient of `up`, gate that of `gate`; other layers have used hidden
+     * since forward, so that is made again. */
+    if (gated)
+        moire_swiglu_backward(rows->rows, hidden, rows->gate, rows->up, rows->weights, scratch, rows->gate,
+                              scratch, rows->hidden, weight_gradients);
+    else
+        moire_gelu_backward(rows->rows, hidden, rows->up, rows->weights, scratch, scratch, rows->hidden,
+                            weight_gradients);
+    moire_grouped_backward_weight(rows->instance_begin, experts->instances, hidden, dim, rows->hidden,
+                                  output_gradient, experts->down_gradient);
+    if (gated)
+        backward_matrix(experts, rows, rows->gate, experts->gate, experts->gate_gradient, false,
                         input_gradient);
-    } else {
-        moire_gelu_backward(rows->rows, hidden, rows->up, rows->weights, scratch, scratch, weight_gradients);
-    }
-    backward_matrix(experts, rows, scratch, experts->up, experts->up_gradient, experts->kind == MOIRE_SWIGLU,
-                    input_gradient);
+    backward_matrix(experts, rows, scratch, experts->up, experts->up_gradient, gated, input_gradient);
 }

@@ -20,6 +20,24 @@ static void test_allocate(void)
     moire_release(NULL);
 }
 
+/* Blocks that get large pages are zeroed to the end too, and counted as what was asked for. */
+static void test_large(void)
+{
+    for (int64_t bytes = (2 << 20) - 100; bytes < 9 << 20; bytes += (1 << 20) + 4077) {
+        for (int round = 0; round < 2; round++) {
+            unsigned char *block = NULL;
+            int64_t before = moire_memory_bytes(MOIRE_MEMORY_DATA), not_zero = 0;
+            expect_ok(moire_allocate(MOIRE_MEMORY_DATA, bytes, 1, &block));
+            expect((uintptr_t)block % 64 == 0);
+            expect(moire_memory_bytes(MOIRE_MEMORY_DATA) == before + bytes);
+            for (int64_t i = 0; i < bytes; i++) not_zero += block[i] != 0;
+            expect(not_zero == 0);
+            memset(block, 1, (size_t)bytes);
+            moire_release(block);
+        }
+    }
+}
+
 static void test_failures(void)
 {
     int marker;
@@ -256,6 +274,7 @@ static void test_arena_blocks(void)
 
 static const struct moire_test tests[] = {
     { "blocks are zeroed, aligned and counted", test_allocate },
+    { "large blocks", test_large },
     { "sizes that cannot be counted", test_failures },
     { "out of memory", test_out_of_memory },
     { "growing", test_grow },

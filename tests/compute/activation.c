@@ -38,7 +38,7 @@ static void compare_gelu(int64_t rows, int64_t size, bool weighted, bool in_plac
     int64_t count = rows * size;
     real *up = wide_reals(count), *weights = weighted ? random_reals(rows) : NULL, *hidden = nan_reals(count);
     real *dh = random_reals(count), *du = in_place ? copy_reals(count, dh) : nan_reals(count),
-         *dw = weighted ? nan_reals(rows) : NULL;
+         *again = nan_reals(count), *dw = weighted ? nan_reals(rows) : NULL;
     double *hidden_wanted = zero_doubles(count), *du_wanted = zero_doubles(count),
            *dw_wanted = zero_doubles(rows);
     for (int64_t i = 0; i < count; i++) {
@@ -50,8 +50,9 @@ static void compare_gelu(int64_t rows, int64_t size, bool weighted, bool in_plac
     new_case("gelu, %lld rows of %lld, weights %d, in place %d", (long long)rows, (long long)size, weighted,
              in_place);
     moire_gelu_forward(rows, size, up, weights, hidden);
-    moire_gelu_backward(rows, size, up, weights, in_place ? du : dh, du, dw);
+    moire_gelu_backward(rows, size, up, weights, in_place ? du : dh, du, again, dw);
     expect_close(count, hidden, hidden_wanted);
+    expect_close(count, again, hidden_wanted);
     expect_close(count, du, du_wanted);
     if (weighted) expect_close_sums(rows, dw, dw_wanted, sqrt((double)size));
     release_all();
@@ -63,8 +64,8 @@ static void compare_swiglu(int64_t rows, int64_t size, bool weighted, bool in_pl
     real *gate = wide_reals(count), *up = random_reals(count),
          *weights = weighted ? random_reals(rows) : NULL, *hidden = nan_reals(count);
     real *dh = random_reals(count), *du = in_place ? copy_reals(count, dh) : nan_reals(count),
-         *dg = nan_reals(count);
-    real *dw = weighted ? nan_reals(rows) : NULL;
+         *dg = in_place ? copy_reals(count, gate) : nan_reals(count);
+    real *again = nan_reals(count), *dw = weighted ? nan_reals(rows) : NULL;
     double *hidden_wanted = zero_doubles(count), *du_wanted = zero_doubles(count),
            *dg_wanted = zero_doubles(count);
     double *dw_wanted = zero_doubles(rows);
@@ -78,8 +79,10 @@ static void compare_swiglu(int64_t rows, int64_t size, bool weighted, bool in_pl
     new_case("swiglu, %lld rows of %lld, weights %d, in place %d", (long long)rows, (long long)size, weighted,
              in_place);
     moire_swiglu_forward(rows, size, gate, up, weights, hidden);
-    moire_swiglu_backward(rows, size, gate, up, weights, in_place ? du : dh, dg, du, dw);
+    moire_swiglu_backward(rows, size, in_place ? dg : gate, up, weights, in_place ? du : dh, dg, du, again,
+                          dw);
     expect_close(count, hidden, hidden_wanted);
+    expect_close(count, again, hidden_wanted);
     expect_close(count, du, du_wanted);
     expect_close(count, dg, dg_wanted);
     if (weighted) expect_close_sums(rows, dw, dw_wanted, sqrt((double)size));
@@ -104,15 +107,17 @@ static void sizes(void)
 static void ends(void)
 {
     const real far[] = { -1000, -30, 0, 30, 1000 }, ones[] = { 1, 1, 1, 1, 1 };
-    real hidden[5], du[5], dg[5];
+    real hidden[5], again[5], du[5], dg[5];
     moire_gelu_forward(1, 5, far, NULL, hidden);
-    moire_gelu_backward(1, 5, far, NULL, ones, du, NULL);
+    moire_gelu_backward(1, 5, far, NULL, ones, du, again, NULL);
+    expect_same(5, again, hidden);
     for (int i = 0; i < 5; i++) {
         expect_near((double)hidden[i], i > 2 ? (double)far[i] : 0, 1e-6);
         expect_near((double)du[i], i == 2 ? 0.5 : i > 2, 1e-6);
     }
     moire_swiglu_forward(1, 5, far, ones, NULL, hidden);
-    moire_swiglu_backward(1, 5, far, ones, NULL, ones, dg, du, NULL);
+    moire_swiglu_backward(1, 5, far, ones, NULL, ones, dg, du, again, NULL);
+    expect_same(5, again, hidden);
     for (int i = 0; i < 5; i++) {
         expect_near((double)hidden[i], i > 2 ? (double)far[i] : 0, 1e-6);
         expect_near((double)dg[i], i == 2 ? 0.5 : i > 2, 1e-6);
@@ -125,15 +130,16 @@ static void bits(void)
     const int64_t rows = 33, size = 1033, count = rows * size;
     real *gate = wide_reals(count), *up = random_reals(count), *weights = random_reals(rows),
          *dh = random_reals(count);
-    real *hidden[3], *dg[3], *du[3], *dw[3];
+    real *again = nan_reals(count), *hidden[3], *dg[3], *du[3], *dw[3];
     for (int n = 0; n < 3; n++) {
         hidden[n] = nan_reals(count), dg[n] = nan_reals(count), du[n] = nan_reals(count),
         dw[n] = nan_reals(rows);
         omp_set_num_threads(n == 0 ? 3 : n);
         moire_swiglu_forward(rows, size, gate, up, weights, hidden[n]);
-        moire_swiglu_backward(rows, size, gate, up, weights, dh, dg[n], du[n], dw[n]);
+        moire_swiglu_backward(rows, size, gate, up, weights, dh, dg[n], du[n], again, dw[n]);
         new_case("swiglu, run %d", n);
         expect_same(count, hidden[n], hidden[0]);
+        expect_same(count, again, hidden[0]);
         expect_same(count, dg[n], dg[0]);
         expect_same(count, du[n], du[0]);
         expect_same(rows, dw[n], dw[0]);
@@ -142,11 +148,13 @@ static void bits(void)
          *whole_du = nan_reals(count), one_dw;
     int64_t at = 5 * size;
     moire_gelu_forward(rows, size, up, weights, whole);
-    moire_gelu_backward(rows, size, up, weights, dh, whole_du, dw[0]);
+    moire_gelu_backward(rows, size, up, weights, dh, whole_du, again, dw[0]);
+    expect_same(count, again, whole);
     moire_gelu_forward(1, size, up + at, weights + 5, one);
-    moire_gelu_backward(1, size, up + at, weights + 5, dh + at, one_du, &one_dw);
+    moire_gelu_backward(1, size, up + at, weights + 5, dh + at, one_du, again, &one_dw);
     new_case("a row alone");
     expect_same(size, one, whole + at);
+    expect_same(size, again, whole + at);
     expect_same(size, one_du, whole_du + at);
     expect_same(1, &one_dw, dw[0] + 5);
     release_all();
@@ -177,12 +185,12 @@ static void gradients(void)
         c.gate = kind & 2 ? wide_reals(count) : NULL, c.up = wide_reals(count),
         c.weights = weighted ? random_reals(c.rows) : NULL;
         c.hidden = nan_reals(count), c.dh = random_reals(count);
-        real *dg = nan_reals(count), *du = nan_reals(count), *dw = nan_reals(c.rows);
+        real *dg = nan_reals(count), *du = nan_reals(count), *again = nan_reals(count), *dw = nan_reals(c.rows);
         new_case("%s, weights %d", c.gate ? "swiglu" : "gelu", weighted);
         if (c.gate)
-            moire_swiglu_backward(c.rows, c.size, c.gate, c.up, c.weights, c.dh, dg, du, dw);
+            moire_swiglu_backward(c.rows, c.size, c.gate, c.up, c.weights, c.dh, dg, du, again, dw);
         else
-            moire_gelu_backward(c.rows, c.size, c.up, c.weights, c.dh, du, dw);
+            moire_gelu_backward(c.rows, c.size, c.up, c.weights, c.dh, du, again, dw);
         if (c.gate) expect_gradient(count, c.gate, dg, loss, &c);
         expect_gradient(count, c.up, du, loss, &c);
         if (weighted) expect_gradient(c.rows, c.weights, dw, loss, &c);

@@ -105,8 +105,8 @@ static void others(void)
     expect_near(moire_sum_of_squares(15, a), 0, 0);
     moire_norm_forward(3, 5, 1e-5, a, b, NULL, c, c + 100);
     for (int i = 0; i < 15; i++) expect(c[i] == 1);
-    moire_gelu_backward(3, 5, a, NULL, b, c, c + 20);
-    moire_swiglu_backward(3, 5, a, a, NULL, b, c, c, c + 23);
+    moire_gelu_backward(3, 5, a, NULL, b, c, c, c + 20);
+    moire_swiglu_backward(3, 5, a, a, NULL, b, c, c, c, c + 23);
     for (int i = 20; i < 26; i++) expect(c[i] == 0);
     expect(c[26] == 3 && holds(a, 1));
     expect_near(moire_emulate_flop(), 0, 0); /* only products take time */

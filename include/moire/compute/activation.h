@@ -12,15 +12,17 @@
 
 /* up and hidden [rows, F]. */
 void moire_gelu_forward(int64_t rows, int64_t hidden_size, const real *up, const real *weights, real *hidden);
-/* up_gradient may be hidden_gradient. weight_gradients [rows] is overwritten (NULL: not wanted). */
+/* Also makes `hidden` again, as forward made it, since the derivative takes the same exponential.
+ * up_gradient may be hidden_gradient. weight_gradients [rows] is overwritten (NULL: not wanted). */
 void moire_gelu_backward(int64_t rows, int64_t hidden_size, const real *up, const real *weights,
-                         const real *hidden_gradient, real *up_gradient, real *weight_gradients);
+                         const real *hidden_gradient, real *up_gradient, real *hidden,
+                         real *weight_gradients);
 /* gate, up and hidden [rows, F]. */
 void moire_swiglu_forward(int64_t rows, int64_t hidden_size, const real *gate, const real *up,
                           const real *weights, real *hidden);
-/* up_gradient may be hidden_gradient; gate_gradient may not. */
+/* Makes `hidden` again too. up_gradient may be hidden_gradient, and gate_gradient may be gate. */
 void moire_swiglu_backward(int64_t rows, int64_t hidden_size, const real *gate, const real *up,
                            const real *weights, const real *hidden_gradient, real *gate_gradient,
-                           real *up_gradient, real *weight_gradients);
+                           real *up_gradient, real *hidden, real *weight_gradients);
 
 #endif

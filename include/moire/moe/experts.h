@@ -25,7 +25,8 @@ struct moire_expert_rows {
     int64_t rows;                  /* R */
     const real *input;             /* [R, D], kept by the layer until backward */
     const real *weights;           /* [R] */
-    real *gate, *up;               /* [R, F] before activation, kept until backward; gate NULL for gelu */
+    real *gate, *up;               /* [R, F] before activation, kept until backward, which needs them no more
+                                    * afterwards and overwrites gate; gate NULL for gelu */
     real *hidden;                  /* [R, F] scratch */
 };
 /* output [R, D]. */
