@@ -10,7 +10,7 @@
  * 2. Agreement. Only with the counts does a rank know how many rows it receives, so only then can it grow its
  *    buffers, and fail. And nobody sees more than its own row and column of the table of counts: the largest
  *    number of received rows and the number of rounds, which all ranks must share, need a reduction anyway.
- *    One all-reduce of three integers brings all of that. It costs a latency and hardly any bytes; without it
+ *    One all-reduce of four integers brings all of that. It costs a latency and hardly any bytes; without it
  *    a rank out of memory would leave the others waiting in the first transfer.
  *
  * Both are non-blocking and waited for with moire_exchange_wait, so that a plan can be prepared while
@@ -164,6 +164,7 @@ static moire_status lay_out(struct moire_plan *plan)
 {
     struct moire_order *order = plan->private_state;
     order->rounds = 0;
+    order->changed = false;
     memset(plan->rows_out, 0, sizeof plan->rows_out);
     moire_status status = moire_order_receive(plan);
     if (status == MOIRE_OK) status = grow_buffers(plan);
@@ -175,15 +176,17 @@ static moire_status agree(struct moire_plan *plan, moire_status local)
 {
     struct moire_exchange *exchange = plan->exchange;
     struct moire_order *order = plan->private_state;
-    int64_t largest[3] = { local, plan->received_rows, order->rounds };
+    int64_t largest[] = { local, plan->received_rows, order->rounds, order->changed };
+    const int count = sizeof largest / sizeof *largest;
     MPI_Request request = MPI_REQUEST_NULL;
     int result =
-        MPI_Iallreduce(MPI_IN_PLACE, largest, 3, MPI_INT64_T, MPI_MAX, exchange->communicator.mpi, &request);
+        MPI_Iallreduce(MPI_IN_PLACE, largest, count, MPI_INT64_T, MPI_MAX, exchange->communicator.mpi, &request);
     MOIRE_TRY(moire_mpi_check(result, &exchange->communicator, "MPI_Iallreduce"));
     MOIRE_TRY(moire_exchange_wait(exchange, &request, "MPI_Iallreduce"));
     if (largest[0] != MOIRE_OK) return moire_agree(&exchange->communicator, local);
     plan->received_rows_maximum = largest[1];
     order->rounds = largest[2];
+    order->changed = largest[3];
     return MOIRE_OK;
 }
 

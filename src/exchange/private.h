@@ -70,6 +70,8 @@ struct moire_order {
     /* A back end's prepare sets it to the rounds that this rank needs; afterwards it is the largest of all
      * ranks. */
     int64_t rounds;
+    /* Likewise: something of this rank has changed that others must look at in settle; then: of any rank. */
+    bool changed;
     int open; /* transfers of this plan */
 };
 
@@ -147,6 +149,9 @@ moire_status moire_exchange_wait(struct moire_exchange *exchange, MPI_Request *r
 moire_status moire_backend_find(const struct moire_exchange *exchange, const char *name,
                                 const struct moire_backend **backend);
 
+/* rows.c: a buffer of an open transfer cannot grow to `rows`. */
+moire_status moire_rows_check_idle(const struct moire_exchange *exchange, const struct moire_rows *buffer,
+                                   int64_t rows);
 /* rows.c: plain memory, for back ends that need no other; `rows_grow` and `rows_free` of the table. */
 moire_status moire_rows_grow_plain(struct moire_exchange *exchange, struct moire_rows *buffer, int64_t rows);
 void moire_rows_free_plain(struct moire_exchange *exchange, struct moire_rows *buffer);

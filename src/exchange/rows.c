@@ -11,17 +11,23 @@ static bool is_in_flight(const struct moire_exchange *exchange, const struct moi
     return false;
 }
 
+moire_status moire_rows_check_idle(const struct moire_exchange *exchange, const struct moire_rows *buffer,
+                                   int64_t rows)
+{
+    if (!is_in_flight(exchange, buffer)) return MOIRE_OK;
+    return moire_fail(MOIRE_FAILED,
+                      "a buffer of an open transfer cannot grow; found %lld rows, expected %lld; end transfers "
+                      "before the next prepare with the same buffer",
+                      (long long)buffer->capacity_rows, (long long)rows);
+}
+
 /* The old memory goes before the new one comes: contents need not be kept, and the peak is the new size, not
  * the sum of both. After a failure the buffer has no rows; begin notices when another plan still counts on
  * them. */
 moire_status moire_rows_grow_plain(struct moire_exchange *exchange, struct moire_rows *buffer, int64_t rows)
 {
     if (buffer->data && rows <= buffer->capacity_rows) return MOIRE_OK;
-    if (is_in_flight(exchange, buffer))
-        return moire_fail(MOIRE_FAILED,
-                          "a buffer of an open transfer cannot grow; found %lld rows, expected %lld; end "
-                          "transfers before the next prepare with the same buffer",
-                          (long long)buffer->capacity_rows, (long long)rows);
+    MOIRE_TRY(moire_rows_check_idle(exchange, buffer, rows));
     int64_t wanted = moire_grown(buffer->capacity_rows, rows);
     moire_release(buffer->data);
     buffer->data = NULL;

@@ -132,6 +132,19 @@ bool moire_exchange_is_busy(const struct moire_exchange *exchange)
     return false;
 }
 
+/* What a wait does meanwhile: moves all open transfers on and takes what has landed. A peer may wait until this
+ * rank has read its rows; so a rank that waits for anything must take. */
+static moire_status advance(struct moire_exchange *exchange)
+{
+    MOIRE_TRY(moire_exchange_progress(exchange));
+    for (int i = 0; i < exchange->settings.contexts; i++) {
+        struct moire_transfer *transfer = &exchange->transfers[i];
+        while (transfer->open && !transfer->combine && transfer->taken < transfer->landed)
+            MOIRE_TRY(exchange->backend->take(transfer, transfer->taken++));
+    }
+    return MOIRE_OK;
+}
+
 /* Yields even when MPI thinks that it has its core for itself: under srun it cannot know. */
 moire_status moire_exchange_wait(struct moire_exchange *exchange, MPI_Request *request, const char *operation)
 {
@@ -140,44 +153,36 @@ moire_status moire_exchange_wait(struct moire_exchange *exchange, MPI_Request *r
         MOIRE_TRY(
             moire_mpi_check(MPI_Test(request, &done, MPI_STATUS_IGNORE), &exchange->communicator, operation));
         if (done) return MOIRE_OK;
-        MOIRE_TRY(moire_exchange_progress(exchange));
+        MOIRE_TRY(advance(exchange));
         sched_yield();
     }
 }
 
-static moire_status take(struct moire_transfer *transfer, int chunks)
-{
-    const struct moire_exchange *exchange = transfer->exchange;
-    while (transfer->taken < chunks) {
-        while (transfer->landed <= transfer->taken) {
-            MOIRE_TRY(moire_exchange_progress(transfer->exchange));
-            if (transfer->landed <= transfer->taken) sched_yield();
-        }
-        MOIRE_TRY(exchange->backend->take(transfer, transfer->taken));
-        transfer->taken++;
-    }
-    return MOIRE_OK;
-}
-
 moire_status moire_transfer_chunk(struct moire_transfer *transfer, int chunk)
 {
-    moire_assert(chunk >= 0 && chunk < transfer->exchange->settings.chunks);
-    if (!transfer->combine) return take(transfer, chunk + 1);
-    if (transfer->ready <= chunk) transfer->ready = chunk + 1;
-    return moire_exchange_progress(transfer->exchange);
+    struct moire_exchange *exchange = transfer->exchange;
+    moire_assert(chunk >= 0 && chunk < exchange->settings.chunks);
+    if (transfer->combine) {
+        if (transfer->ready <= chunk) transfer->ready = chunk + 1;
+        return moire_exchange_progress(exchange);
+    }
+    while (transfer->taken <= chunk) {
+        MOIRE_TRY(advance(exchange));
+        if (transfer->taken <= chunk) sched_yield();
+    }
+    return MOIRE_OK;
 }
 
 moire_status moire_transfer_end(struct moire_transfer *transfer)
 {
     struct moire_exchange *exchange = transfer->exchange;
+    struct moire_order *order = transfer->plan->private_state;
     transfer->ready = exchange->settings.chunks;
-    if (!transfer->combine) MOIRE_TRY(take(transfer, exchange->settings.chunks));
     for (;;) {
-        MOIRE_TRY(moire_exchange_progress(exchange));
-        if (transfer->done) break;
+        MOIRE_TRY(advance(exchange));
+        if (transfer->done && (transfer->combine || transfer->taken == exchange->settings.chunks)) break;
         sched_yield();
     }
-    struct moire_order *order = transfer->plan->private_state;
     moire_status status = exchange->backend->end(transfer);
     transfer->open = false;
     order->open--;

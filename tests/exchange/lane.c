@@ -115,6 +115,17 @@ static moire_status create(struct setup *setup, const char *backend)
                                  &setup->exchange);
 }
 
+/* Once for each reason. */
+static void note_skipped(const char *name, const char *why)
+{
+    static char last[200];
+    char line[200];
+    snprintf(line, sizeof line, "%s: %s", name, why);
+    if (strcmp(line, last) == 0) return;
+    strcpy(last, line);
+    printf("# skipped %s\n", line);
+}
+
 /* Whether it is applicable is asked of an exchange of the same shape with the reference, which always is. */
 bool setup_create(struct setup *setup)
 {
@@ -129,7 +140,7 @@ bool setup_create(struct setup *setup)
         expect_ok(create(setup, setup->backend->name));
         return true;
     }
-    printf("# skipped %s: %s\n", setup->backend->name, why);
+    note_skipped(setup->backend->name, why);
     setup_free(setup);
     return false;
 }

@@ -63,5 +63,6 @@ extern const int moire_backend_count;
 
 extern const struct moire_backend moire_backend_alltoallv;
 extern const struct moire_backend moire_backend_pairwise;
+extern const struct moire_backend moire_backend_shared;
 
 #endif

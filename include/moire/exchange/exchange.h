@@ -171,6 +171,8 @@ struct moire_exchange_sizes {
     enum moire_wire wire;
     int chunks, peers_in_flight;
     int ranks; /* of its communicator */
+    int nodes, ranks_in_node;
+    int buffers; /* of moire_rows_create */
     int64_t instances, local_instances;
     int contexts;
     int64_t width;
