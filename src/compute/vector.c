@@ -68,39 +68,76 @@ MOIRE_CLONES static real largest(int64_t count, const real *x)
     return most;
 }
 
-/* out = exp(x - shift); returns the sum. out may be x. */
-MOIRE_CLONES static double exponentials(int64_t count, const real *x, real shift, real *out)
+/* x = exp(x - shift); returns the sum. */
+MOIRE_CLONES static double exponentials(int64_t count, real shift, real *x)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i += MOIRE_PIECE) {
+        int64_t piece = moire_least(MOIRE_PIECE, count - i);
+#pragma omp simd
+        for (int64_t k = i; k < i + piece; k++) x[k] = moire_exp(x[k] - shift);
+        sum += moire_sum_piece(piece, x + i);
+    }
+    return sum;
+}
+
+MOIRE_CLONES static void scale_row(int64_t count, real factor, real *x)
 {
 #pragma omp simd
-    for (int64_t i = 0; i < count; i++) out[i] = moire_exp(x[i] - shift);
-    return moire_sum_piece(count, out);
+    for (int64_t i = 0; i < count; i++) x[i] *= factor;
 }
 
-static double cross_entropy_row(int64_t vocabulary, int32_t target, real scale, bool gradient, real *logits)
+void moire_softmax_start(int64_t rows, struct moire_softmax *softmax)
 {
-    real most = largest(vocabulary, logits), buffer[MOIRE_PIECE];
-    double sum = 0, shifted = (double)logits[target] - (double)most;
-    for (int64_t i = 0; i < vocabulary; i += MOIRE_PIECE)
-        sum += exponentials(moire_least(MOIRE_PIECE, vocabulary - i), logits + i, most,
-                            gradient ? logits + i : buffer);
-    if (gradient) {
-        real factor = (real)((double)scale / sum);
-        for (int64_t i = 0; i < vocabulary; i++) logits[i] *= factor;
-        logits[target] -= scale;
+    for (int64_t r = 0; r < rows; r++) softmax[r] = (struct moire_softmax){ .most = -INFINITY };
+}
+
+/* Returns the maximum of the piece. */
+static real add_piece(int64_t columns, int64_t target, real *logits, struct moire_softmax *softmax)
+{
+    if (target >= 0 && target < columns) softmax->target = (double)logits[target];
+    real most = largest(columns, logits);
+    double sum = exponentials(columns, most, logits), higher = (double)most - softmax->most;
+    if (higher > 0) {
+        softmax->sum = softmax->sum * exp(-higher) + sum;
+        softmax->most = (double)most;
+    } else {
+        softmax->sum += sum * exp(higher);
     }
-    return log(sum) - shifted;
+    return most;
 }
 
-void moire_cross_entropy(int64_t rows, int64_t vocabulary, const int32_t *targets, real scale, bool gradient,
-                         real *logits, double *losses)
+void moire_softmax_add(int64_t rows, int64_t columns, int64_t first, const int32_t *targets, real *logits,
+                       real *maxima, struct moire_softmax *softmax)
 {
-    if (moire_is_emulated()) {
-        for (int64_t r = 0; r < rows; r++) losses[r] = log((double)vocabulary);
+    if (moire_is_emulated()) { /* as if all logits were zeros */
+        for (int64_t r = 0; r < rows; r++) softmax[r].most = 0, softmax[r].sum += (double)columns;
         return;
     }
-#pragma omp parallel for schedule(static) if (rows * vocabulary > MOIRE_PARALLEL_ELEMENTS)
+#pragma omp parallel for schedule(static) if (rows * columns > MOIRE_PARALLEL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++)
-        losses[r] = cross_entropy_row(vocabulary, targets[r], scale, gradient, logits + r * vocabulary);
+        maxima[r] = add_piece(columns, targets[r] - first, logits + r * columns, &softmax[r]);
+}
+
+void moire_softmax_losses(int64_t rows, const struct moire_softmax *softmax, double *losses)
+{
+    for (int64_t r = 0; r < rows; r++)
+        losses[r] = log(softmax[r].sum) - (softmax[r].target - softmax[r].most);
+}
+
+void moire_softmax_gradient(int64_t rows, int64_t columns, int64_t first, const int32_t *targets, real scale,
+                            const struct moire_softmax *softmax, const real *maxima, real *logits)
+{
+    if (moire_is_emulated()) return;
+#pragma omp parallel for schedule(static) if (rows * columns > MOIRE_PARALLEL_ELEMENTS)
+    for (int64_t r = 0; r < rows; r++) {
+        real *row = logits + r * columns;
+        double most = softmax[r].most, shift = maxima ? (double)maxima[r] : most;
+        int64_t target = targets[r] - first;
+        if (!maxima) exponentials(columns, (real)most, row);
+        scale_row(columns, (real)((double)scale * exp(shift - most) / softmax[r].sum), row);
+        if (target >= 0 && target < columns) row[target] -= scale;
+    }
 }
 
 void moire_add(int64_t count, const real *x, real *y)

@@ -93,7 +93,7 @@ static void take_activations(struct moire_model *model)
     model->final_rows = take(model, tokens, model->dim);
     model->hidden = any_dense ? take(model, tokens, model->hidden_size) : NULL;
     model->scratch = take(model, 1, moire_attention_scratch(&shape));
-    model->logits = take(model, model->head_rows, model->vocabulary);
+    moire_head_take(model);
     model->inputs = moire_arena_take(&model->activations, tokens, sizeof(int32_t));
     model->targets = moire_arena_take(&model->activations, tokens, sizeof(int32_t));
     model->losses = moire_arena_take(&model->activations, tokens, sizeof(double));

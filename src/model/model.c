@@ -10,11 +10,6 @@
 #include "moire/compute/vector.h"
 #include "moire/observe/phases.h"
 
-/* The head works through the rows in pieces whose logits stay below this, so that [T, V] never exists. Each
- * piece packs the whole matrix again, so short pieces are slow: products with 128 rows run at 0.75 of the
- * peak, with 256 at 0.88 and with 512 at 0.96. */
-enum { HEAD_LOGITS = 16 << 20, HEAD_ROWS_MINIMUM = 16 };
-
 /* ---- memory ---- */
 
 static moire_status create_arenas(struct moire_model *model)
@@ -70,20 +65,9 @@ static moire_status create_moe(struct moire_model *model)
     return MOIRE_OK;
 }
 
-/* As few pieces as HEAD_LOGITS allows, and those of one size, in whole registers of a product. */
-static int64_t head_rows(int64_t tokens, int64_t vocabulary)
-{
-    int64_t most = HEAD_LOGITS / vocabulary / HEAD_ROWS_MINIMUM * HEAD_ROWS_MINIMUM;
-    if (most < HEAD_ROWS_MINIMUM) most = HEAD_ROWS_MINIMUM;
-    if (tokens <= most) return tokens;
-    int64_t pieces = (tokens + most - 1) / most, rows = (tokens + pieces - 1) / pieces;
-    return (rows + HEAD_ROWS_MINIMUM - 1) / HEAD_ROWS_MINIMUM * HEAD_ROWS_MINIMUM;
-}
-
 void moire_model_set_sizes(struct moire_model *model)
 {
     const struct moire_config *config = &model->config;
-    int64_t tokens = model->sequences * config->model_sequence;
     model->layers = config->model_layers;
     model->dim = config->model_dim;
     model->heads = config->model_heads;
@@ -92,7 +76,7 @@ void moire_model_set_sizes(struct moire_model *model)
     model->hidden_size = config->model_ffn_hidden;
     model->sequence = config->model_sequence;
     model->vocabulary = config->model_vocabulary;
-    model->head_rows = head_rows(tokens, model->vocabulary);
+    moire_head_set_sizes(model);
 }
 
 moire_status moire_model_create(const struct moire_config *config, const struct moire_mesh *mesh,
@@ -202,28 +186,6 @@ static void final_norm_backward(struct moire_model *model, int64_t tokens)
     moire_phase_end(MOIRE_PHASE_NORM);
 }
 
-/* Projection and loss, piece by piece; with `backward` the gradient of the rows (rows_gradient) and of the
- * head in the same sweep, so that logits are computed once. */
-static void head(struct moire_model *model, int64_t tokens, bool backward, real scale)
-{
-    int64_t dim = model->dim, vocabulary = model->vocabulary;
-    const real *weight = parameter(model, model->head);
-    moire_phase_begin(MOIRE_PHASE_HEAD);
-    for (int64_t first = 0; first < tokens; first += model->head_rows) {
-        int64_t rows = tokens - first < model->head_rows ? tokens - first : model->head_rows;
-        const real *input = model->final_rows + first * dim;
-        moire_linear_forward(rows, dim, vocabulary, input, weight, NULL, model->logits);
-        moire_cross_entropy(rows, vocabulary, model->targets + first, scale, backward, model->logits,
-                            model->losses + first);
-        if (!backward) continue;
-        moire_linear_backward_input(rows, dim, vocabulary, model->logits, weight, false,
-                                    model->rows_gradient + first * dim);
-        moire_linear_backward_weight(rows, dim, vocabulary, input, model->logits,
-                                     gradient(model, model->head), NULL);
-    }
-    moire_phase_end(MOIRE_PHASE_HEAD);
-}
-
 static moire_status forward(struct moire_model *model, const struct moire_micro_batch *batch, bool backward,
                             real scale)
 {
@@ -235,7 +197,7 @@ static moire_status forward(struct moire_model *model, const struct moire_micro_
     }
     moire_where.layer = -1;
     final_norm_forward(model, batch->tokens);
-    head(model, batch->tokens, backward, scale);
+    moire_head(model, batch->tokens, backward, scale);
     moire_phase_end(MOIRE_PHASE_FORWARD);
     return MOIRE_OK;
 }

@@ -36,6 +36,14 @@ moire_status moire_block_forward(struct moire_model *model, struct moire_block *
 moire_status moire_block_backward(struct moire_model *model, struct moire_block *block,
                                   const struct moire_micro_batch *batch);
 
+/* head.c: sizes of its pieces from model->sequences, sequence and vocabulary; then their memory out of the
+ * activations. */
+void moire_head_set_sizes(struct moire_model *model);
+void moire_head_take(struct moire_model *model);
+/* model->losses [T] of final_rows [T, D] and targets; `backward`: also rows_gradient [T, D], and adds to the
+ * gradient of the matrix, both scaled. Not collective. */
+void moire_head(struct moire_model *model, int64_t tokens, bool backward, real scale);
+
 /* y [rows, columns] += bias [columns] in every row; bias NULL: nothing. */
 void moire_add_bias(int64_t rows, int64_t columns, const real *bias, real *y);
 /* hidden [T, F] of a dense feed-forward from block->gate_rows and up_rows. */

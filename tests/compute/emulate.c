@@ -91,6 +91,7 @@ static void attention(void)
 static void others(void)
 {
     const int32_t tokens[] = { 1, 2, 0 };
+    struct moire_softmax softmax[3];
     double losses[3] = { 0 };
     reset();
     moire_emulate_start(1e15);
@@ -99,7 +100,11 @@ static void others(void)
     moire_norm_backward(3, 5, a, b, a, b, c, c, NULL);
     moire_embedding_backward(3, 3, 5, tokens, a, c, NULL);
     moire_adamw_update(&(struct moire_adamw){ .rate = 1 }, 15, a, b, c, c);
-    moire_cross_entropy(3, 7, tokens, 1, true, c, losses);
+    moire_softmax_start(3, softmax);
+    moire_softmax_add(3, 4, 0, tokens, c, c, softmax);
+    moire_softmax_add(3, 3, 4, tokens, c, c, softmax);
+    moire_softmax_losses(3, softmax, losses);
+    moire_softmax_gradient(3, 4, 0, tokens, 1, softmax, c, c);
     expect(holds(a, 1) && holds(b, 2) && holds(c, 3));
     for (int i = 0; i < 3; i++) expect_near(losses[i], log(7), 1e-12);
     expect_near(moire_sum_of_squares(15, a), 0, 0);

@@ -46,60 +46,127 @@ static void embedding(void)
     }
 }
 
-static void compare_cross_entropy(int64_t rows, int64_t vocabulary, double size, double offset)
+/* Rows of logits cut into pieces of `width` columns, as the head of a model does it. */
+struct loss_case {
+    int64_t rows, vocabulary, width;
+    int32_t *targets;
+    real *logits; /* [rows, V] */
+    real scale;
+    /* pieces [rows, columns] one after the other; their maxima [rows] */
+    real *pieces, *maxima;
+    struct moire_softmax *softmax;
+    double *losses;
+};
+
+static struct loss_case loss_case(int64_t rows, int64_t vocabulary, int64_t width)
 {
-    real *logits = random_reals(rows * vocabulary), *kept, *gradient;
-    int32_t *targets = random_tokens(rows, vocabulary);
-    double *losses = zero_doubles(rows), *losses_again = zero_doubles(rows),
-           *wanted = zero_doubles(rows * vocabulary);
-    for (int64_t i = 0; i < rows * vocabulary; i++) logits[i] = (real)((double)logits[i] * size + offset);
-    kept = copy_reals(rows * vocabulary, logits);
-    gradient = copy_reals(rows * vocabulary, logits);
-    new_case("cross entropy, %lld rows of %lld, size %g, offset %g", (long long)rows, (long long)vocabulary,
-             size, offset);
-    moire_cross_entropy(rows, vocabulary, targets, (real)0.25, false, logits, losses);
-    moire_cross_entropy(rows, vocabulary, targets, (real)0.25, true, gradient, losses_again);
-    expect_same(rows * vocabulary, logits, kept);
+    return (struct loss_case){ rows,
+                               vocabulary,
+                               width,
+                               random_tokens(rows, vocabulary),
+                               random_reals(rows * vocabulary),
+                               (real)0.25,
+                               nan_reals(rows * vocabulary),
+                               nan_reals((vocabulary + width - 1) / width * rows),
+                               hold(rows, sizeof(struct moire_softmax)),
+                               zero_doubles(rows) };
+}
+
+static void cut(struct loss_case *c, int64_t first, int64_t columns)
+{
+    for (int64_t r = 0; r < c->rows; r++)
+        memcpy(c->pieces + c->rows * first + r * columns, c->logits + r * c->vocabulary + first,
+               (size_t)columns * sizeof(real));
+}
+
+static void piecewise_losses(struct loss_case *c)
+{
+    moire_softmax_start(c->rows, c->softmax);
+    for (int64_t first = 0; first < c->vocabulary; first += c->width) {
+        int64_t columns = c->vocabulary - first < c->width ? c->vocabulary - first : c->width;
+        cut(c, first, columns);
+        moire_softmax_add(c->rows, columns, first, c->targets, c->pieces + c->rows * first,
+                          c->maxima + first / c->width * c->rows, c->softmax);
+    }
+    moire_softmax_losses(c->rows, c->softmax, c->losses);
+}
+
+/* gradient [rows, V]; fresh: from the logits again, not from the exponentials. */
+static void piecewise_gradient(struct loss_case *c, bool fresh, real *gradient)
+{
+    for (int64_t first = 0; first < c->vocabulary; first += c->width) {
+        int64_t columns = c->vocabulary - first < c->width ? c->vocabulary - first : c->width;
+        real *piece = c->pieces + c->rows * first;
+        if (fresh) cut(c, first, columns);
+        moire_softmax_gradient(c->rows, columns, first, c->targets, c->scale, c->softmax,
+                               fresh ? NULL : c->maxima + first / c->width * c->rows, piece);
+        for (int64_t r = 0; r < c->rows; r++)
+            memcpy(gradient + r * c->vocabulary + first, piece + r * columns, (size_t)columns * sizeof(real));
+    }
+}
+
+static void compare_cross_entropy(int64_t rows, int64_t vocabulary, int64_t width, double size, double offset)
+{
+    struct loss_case c = loss_case(rows, vocabulary, width);
+    real *gradient = nan_reals(rows * vocabulary), *fresh = nan_reals(rows * vocabulary);
+    double *wanted = zero_doubles(rows * vocabulary);
+    for (int64_t i = 0; i < rows * vocabulary; i++)
+        c.logits[i] = (real)((double)c.logits[i] * size + offset);
+    new_case("cross entropy, %lld rows of %lld, pieces of %lld, size %g, offset %g", (long long)rows,
+             (long long)vocabulary, (long long)width, size, offset);
+    piecewise_losses(&c);
+    piecewise_gradient(&c, false, gradient);
+    piecewise_gradient(&c, true, fresh);
     for (int64_t r = 0; r < rows; r++) {
-        const real *row = kept + r * vocabulary;
+        const real *row = c.logits + r * vocabulary;
         double most = -INFINITY, sum = 0;
         for (int64_t i = 0; i < vocabulary; i++) most = fmax(most, (double)row[i]);
         for (int64_t i = 0; i < vocabulary; i++) sum += exp((double)row[i] - most);
         for (int64_t i = 0; i < vocabulary; i++)
-            wanted[r * vocabulary + i] = 0.25 * (exp((double)row[i] - most) / sum - (i == targets[r]));
-        expect_near(losses[r], most + log(sum) - (double)row[targets[r]],
+            wanted[r * vocabulary + i] = 0.25 * (exp((double)row[i] - most) / sum - (i == c.targets[r]));
+        expect_near(c.losses[r], most + log(sum) - (double)row[c.targets[r]],
                     sizeof(real) == sizeof(float) ? 3e-7 : 1e-13);
-        expect(losses[r] == losses_again[r]);
     }
     expect_close(rows * vocabulary, gradient, wanted);
+    expect_close(rows * vocabulary, fresh, wanted);
     release_all();
 }
 
 static void cross_entropy(void)
 {
-    const int64_t rows[] = { 0, 1, 2, 7, 33 }, sizes[] = { 1, 2, 13, 256, 1031 };
+    const int64_t rows[] = { 0, 1, 2, 7, 33 }, sizes[] = { 1, 2, 13, 256, 1031 },
+                  widths[] = { 1, 64, 500, 2000 };
     for (int t = 0; t < COUNT(thread_counts); t++) {
         omp_set_num_threads(thread_counts[t]);
         for (int i = 0; i < COUNT(rows); i++)
-            for (int j = 0; j < COUNT(sizes); j++) {
-                compare_cross_entropy(rows[i], sizes[j], 3, 0);
-                compare_cross_entropy(rows[i], sizes[j], 3, 500); /* would overflow without its maximum */
-            }
-        compare_cross_entropy(3, 257, 200, 0); /* most probabilities underflow */
+            for (int j = 0; j < COUNT(sizes); j++)
+                for (int k = 0; k < COUNT(widths); k++) {
+                    compare_cross_entropy(rows[i], sizes[j], widths[k], 3, 0);
+                    /* would overflow without its maximum */
+                    compare_cross_entropy(rows[i], sizes[j], widths[k], 3, 500);
+                }
+        /* most probabilities underflow, those of whole pieces too */
+        compare_cross_entropy(3, 257, 300, 200, 0);
+        compare_cross_entropy(3, 257, 5, 200, 0);
     }
 }
 
 static void cross_entropy_not_finite(void)
 {
-    real logits[4] = { 1, (real)NAN, 2, 3 };
-    int32_t target = 0;
-    double loss = 0;
-    moire_cross_entropy(1, 4, &target, 1, false, logits, &loss);
-    expect(isnan(loss));
-    logits[1] = INFINITY;
-    moire_cross_entropy(1, 4, &target, 1, true, logits, &loss);
-    expect(!isfinite(loss));
-    expect(moire_find_not_finite(4, logits) >= 0);
+    const real values[] = { (real)NAN, INFINITY };
+    for (int64_t width = 1; width <= 4; width++)
+        for (int n = 0; n < COUNT(values); n++)
+            for (int64_t at = 1; at < 4; at++) {
+                struct loss_case c = loss_case(1, 4, width);
+                real gradient[4];
+                c.targets[0] = 0;
+                c.logits[at] = values[n];
+                piecewise_losses(&c);
+                piecewise_gradient(&c, false, gradient);
+                expect(!isfinite(c.losses[0]));
+                expect(moire_find_not_finite(4, gradient) >= 0);
+                release_all();
+            }
 }
 
 static void elementwise(void)
@@ -216,6 +283,23 @@ static void bits(void)
     release_all();
 }
 
+static void cross_entropy_bits(void)
+{
+    struct loss_case c = loss_case(65, 1031, 700);
+    real *gradient[3];
+    double *losses[3];
+    for (int n = 0; n < 3; n++) {
+        omp_set_num_threads(n + 1);
+        gradient[n] = nan_reals(65 * 1031), losses[n] = c.losses = zero_doubles(65);
+        piecewise_losses(&c);
+        piecewise_gradient(&c, false, gradient[n]);
+        new_case("%d threads", n + 1);
+        expect_same(65 * 1031, gradient[n], gradient[0]);
+        expect(memcmp(losses[n], losses[0], 65 * sizeof(double)) == 0);
+    }
+    release_all();
+}
+
 #ifdef MOIRE_REAL_DOUBLE
 struct embedding_case {
     int64_t rows, sequence, dim;
@@ -248,30 +332,26 @@ static void embedding_gradients(void)
     release_all();
 }
 
-struct loss_case {
-    int64_t rows, vocabulary;
-    int32_t *targets;
-    real *logits;
-    double *losses;
-};
-
 static double cross_entropy_loss(void *context)
 {
     struct loss_case *c = context;
     double sum = 0;
-    moire_cross_entropy(c->rows, c->vocabulary, c->targets, 1, false, c->logits, c->losses);
-    for (int64_t r = 0; r < c->rows; r++) sum += c->losses[r] / 3;
+    piecewise_losses(c);
+    for (int64_t r = 0; r < c->rows; r++) sum += c->losses[r] / 4;
     return sum;
 }
 
 static void cross_entropy_gradient(void)
 {
-    struct loss_case c = { 5, 11, random_tokens(5, 11), random_reals(5 * 11), zero_doubles(5) };
-    real *gradient = copy_reals(5 * 11, c.logits);
-    moire_cross_entropy(c.rows, c.vocabulary, c.targets, (real)(1.0 / 3), true, gradient, c.losses);
-    new_case("cross entropy");
-    expect_gradient(5 * 11, c.logits, gradient, cross_entropy_loss, &c);
-    release_all();
+    for (int64_t width = 3; width <= 12; width += 4) {
+        struct loss_case c = loss_case(5, 11, width);
+        real *gradient = nan_reals(5 * 11);
+        piecewise_losses(&c);
+        piecewise_gradient(&c, false, gradient);
+        new_case("cross entropy, pieces of %lld", (long long)width);
+        expect_gradient(5 * 11, c.logits, gradient, cross_entropy_loss, &c);
+        release_all();
+    }
 }
 #endif
 
@@ -286,6 +366,7 @@ int main(int argc, char **argv)
         { "first number that is not finite", not_finite },
         { "adamw", adamw },
         { "the same bits", bits },
+        { "cross entropy, the same bits", cross_entropy_bits },
 #ifdef MOIRE_REAL_DOUBLE
         { "embedding gradients", embedding_gradients },
         { "cross entropy gradient", cross_entropy_gradient },

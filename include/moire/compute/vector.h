@@ -17,10 +17,23 @@ void moire_embedding_forward(int64_t rows, int64_t sequence, int64_t dim, const 
 void moire_embedding_backward(int64_t rows, int64_t sequence, int64_t dim, const int32_t *tokens,
                               const real *out_gradient, real *table_gradient, real *position_gradient);
 
-/* losses [rows] = -log softmax(logits [rows, V])[target]. With `gradient`, logits are overwritten by
- * scale * d loss / d logits. */
-void moire_cross_entropy(int64_t rows, int64_t vocabulary, const int32_t *targets, real scale, bool gradient,
-                         real *logits, double *losses);
+/* Softmax cross-entropy over the vocabulary piece by piece, so that no whole row of logits has to exist. */
+struct moire_softmax {
+    double most, sum; /* of the pieces so far: largest logit, sum of exponentials below it */
+    double target;    /* logit of the target */
+};
+/* softmax [rows]: no piece yet. */
+void moire_softmax_start(int64_t rows, struct moire_softmax *softmax);
+/* The piece [first, first + columns) of the vocabulary: logits [rows, columns] are overwritten by
+ * exponentials below the piece's own maximum in the row, which goes to maxima [rows]. */
+void moire_softmax_add(int64_t rows, int64_t columns, int64_t first, const int32_t *targets, real *logits,
+                       real *maxima, struct moire_softmax *softmax);
+/* After all pieces: losses [rows] = -log softmax(logits)[target]. */
+void moire_softmax_losses(int64_t rows, const struct moire_softmax *softmax, double *losses);
+/* After all pieces, of each again: overwrites what moire_softmax_add left in `logits` and `maxima` (NULL:
+ * fresh logits) by scale * d loss / d logits. */
+void moire_softmax_gradient(int64_t rows, int64_t columns, int64_t first, const int32_t *targets, real scale,
+                            const struct moire_softmax *softmax, const real *maxima, real *logits);
 
 void moire_add(int64_t count, const real *x, real *y); /* y += x */
 void moire_scale(int64_t count, real factor, real *x); /* x *= factor */

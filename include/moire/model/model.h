@@ -10,6 +10,7 @@
 #include "moire/base/arena.h"
 #include "moire/base/tensors.h"
 #include "moire/compute/attention.h"
+#include "moire/compute/vector.h"
 #include "moire/moe/layer.h"
 
 /* Where the tensors of a block are in the table; -1: it has no such tensor. */
@@ -52,11 +53,15 @@ struct moire_model {
     /* [T, D], of the exchange; with MoE layers only. The rows of the second are the stream gradient, so that it
      * is dispatched from where it lies. */
     struct moire_rows feed_forward_output, feed_forward_gradient;
-    real *logits;              /* [head_rows, V] */
-    int64_t head_rows;
-    int32_t *inputs, *targets; /* [T] */
-    double *losses;                    /* [T] of the last forward */
-    int64_t last_tokens;               /* T of the last forward */
+    /* Of the head, which goes through the rows in chunks and through the vocabulary in pieces: */
+    int64_t head_rows, head_columns;
+    bool head_recomputes; /* even few rows of logits are too much to keep until the gradient */
+    real *logits;         /* kept: [head_rows, V], else [head_rows, head_columns] */
+    real *piece_maxima;   /* kept: [pieces, head_rows], else [head_rows] */
+    struct moire_softmax *head_softmax; /* [head_rows] */
+    int32_t *inputs, *targets;          /* [T] */
+    double *losses;                     /* [T] of the last forward */
+    int64_t last_tokens;                /* T of the last forward */
 };
 
 /* Checks and the tensor table alone; needs no memory for the model. Not collective. The caller frees
