@@ -47,6 +47,15 @@ in_background() {
     { exec env --default-signal=INT CLUSTER_DIR="$name" CLUSTER_SHARED="$scratch" "$@"; } >"$scratch/said" 2>&1 &
     pid=$!
 }
+# Sent until it ends: bash may lose one that comes while it waits for a command.
+send_until_end() { # SIGNAL
+    looks=0
+    until grep -q -s '^State:.Z' "/proc/$pid/status" || ! kill -s "$1" "$pid" 2>/dev/null; do
+        looks=$((looks + 1))
+        [ "$looks" -lt "$patience" ] || { echo "SIG$1 does not end it"; return 1; }
+        sleep 0.1
+    done
+}
 answers() { CLUSTER_DIR=$1 "$cluster" on head srun -N 2 -n 2 true; }
 
 # ---- side by side ----
@@ -66,7 +75,8 @@ mkdir "$scratch/broken" "$scratch/slow"
 printf '#!/bin/sh\necho slurmctld: no good\nexit 1\n' >"$scratch/broken/slurmctld"
 printf '#!/bin/sh\nexec sleep 1000\n' >"$scratch/slow/slurmctld" # the nodes boot, and Slurm never answers
 chmod +x "$scratch/broken/slurmctld" "$scratch/slow/slurmctld"
-check_fails "a daemon ends at once" 1 "cluster: slurmctld of head ended" second env PATH="$scratch/broken:$PATH" "$cluster" up 2
+check_fails "a daemon ends at once" 1 "cluster: slurmctld of head ended" \
+    second env PATH="$scratch/broken:$PATH" "$cluster" up 2
 grep -q 'no good' "$scratch/out" && pass "its words are shown" || fail "its words are shown"
 check "nothing is left" nothing_left
 check_fails "no number of nodes" 1 "NODES is 2 to 64; found '1'" second "$cluster" up 1
@@ -77,7 +87,7 @@ signalled() {
     signal=$1; shift
     in_background PATH="$scratch/slow:$PATH" "$cluster" "$@"
     wait_for_file "$name/booted/node1" || return 1
-    kill -s "$signal" "$pid"
+    send_until_end "$signal" || return 1
     wait "$pid"; code=$?
     [ "$code" -gt 128 ] || { echo "exit code $code"; return 1; }
 }
@@ -101,7 +111,7 @@ check "with: nothing is left" nothing_left
 interrupted_with() {
     in_background "$cluster" with 2 0 0 sh -c 'echo >"$TMPDIR/begun"; sleep 1000'
     wait_for_file "$name/shared/begun" || return 1
-    kill -s "$1" "$pid"
+    send_until_end "$1" || return 1
     wait "$pid"; code=$?
     [ "$code" -eq "$2" ] || { echo "exit code $code"; return 1; }
 }
