@@ -10,6 +10,8 @@
 
 #include "io/checkpoint_file.h"
 
+enum { BLOCK_BYTES = 1 << 20 }; /* of one write: in the second cache with what else is there */
+
 void moire_checkpoint_state_free(struct moire_checkpoint_state *state)
 {
     moire_release(state->config);
@@ -199,16 +201,45 @@ release_places:
     return status;
 }
 
+/* Only a hint: what it did not start, the sync at the end does. */
+static void start_writing(int descriptor, int64_t offset, int64_t bytes)
+{
+#ifdef SYNC_FILE_RANGE_WRITE
+    sync_file_range(descriptor, offset, bytes, SYNC_FILE_RANGE_WRITE);
+#else
+    (void)descriptor, (void)offset, (void)bytes;
+#endif
+}
+
+/* A block is still in the cache when it is written: the checksum has just read it. And the disk begins with it
+ * while the next one is read, instead of waiting for the sync at the end. */
+static moire_status store_extent(const struct moire_checkpoint_extent *extent, int descriptor,
+                                 const char *path, XXH3_state_t *state)
+{
+    XXH3_64bits_reset(state);
+    for (int64_t done = 0; done < extent->bytes; done += BLOCK_BYTES) {
+        const int64_t left = extent->bytes - done, bytes = left < BLOCK_BYTES ? left : BLOCK_BYTES;
+        const char *block = (const char *)extent->data + done;
+        XXH3_64bits_update(state, block, (size_t)bytes);
+        MOIRE_TRY(moire_file_pwrite(descriptor, path, block, bytes, extent->offset + done));
+        start_writing(descriptor, extent->offset + done, bytes);
+    }
+    const uint64_t checksum = XXH3_64bits_digest(state);
+    return moire_file_pwrite(descriptor, path, &checksum, sizeof checksum, extent->checksum_offset);
+}
+
 static moire_status store_extents(const struct moire_checkpoint_job *job, int descriptor)
 {
     const char *path = job->paths.partial;
-    for (int64_t i = 0; i < job->count; i++) {
-        const struct moire_checkpoint_extent *extent = &job->extents[i];
-        uint64_t checksum = XXH3_64bits(extent->data, (size_t)extent->bytes);
-        MOIRE_TRY(moire_file_pwrite(descriptor, path, extent->data, extent->bytes, extent->offset));
-        MOIRE_TRY(moire_file_pwrite(descriptor, path, &checksum, sizeof checksum, extent->checksum_offset));
-    }
-    return moire_file_sync(descriptor, path);
+    XXH3_state_t *state = XXH3_createState();
+    moire_status status = MOIRE_OK;
+    if (!state)
+        return moire_fail(MOIRE_NO_MEMORY, "there is no memory for the checksums of %s; try smaller batches",
+                          path);
+    for (int64_t i = 0; status == MOIRE_OK && i < job->count; i++)
+        status = store_extent(&job->extents[i], descriptor, path, state);
+    XXH3_freeState(state);
+    return status == MOIRE_OK ? moire_file_sync(descriptor, path) : status;
 }
 
 /* Opened for writing only: a client of NFS then sends the bytes that were written, not the whole pages around
