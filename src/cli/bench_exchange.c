@@ -1,7 +1,7 @@
 /* moire bench exchange: the exchange alone, back end beside back end, without compute.
  *
- * A case is one exchange: of a size, or of a layer of the model. In a case the calls of all back ends (dispatch,
- * combine, prepare) take turns with those of plain MPI and of the copies alone. */
+ * A case is one exchange: of a size, or of a layer of the model. In a case the calls of all back ends
+ * (dispatch, combine, prepare) take turns with those of plain MPI and of the copies alone. */
 #include <stdio.h>
 #include <string.h>
 
@@ -54,11 +54,11 @@ static void add_task(struct field *field, struct moire_bench_lane *lane, int whi
 {
     static const char *const names[MOIRE_BENCH_BASELINES] = { "mpi_alltoallv", "copies" };
     struct task *task = &field->tasks[field->count];
-    *task = (struct task){ .lane = lane, .baseline = &field->baseline, .which = which, .way = way };
+    *task = (struct task) { .lane = lane, .baseline = &field->baseline, .which = which, .way = way };
     snprintf(task->name, sizeof task->name, "%s %s",
              lane ? moire_exchange_backend(lane->exchange) : names[which], moire_bench_way_names[way]);
     field->variants[field->count++] =
-        (struct moire_variant){ .name = task->name, .run = lane ? run_lane : run_baseline, .state = task };
+        (struct moire_variant) { .name = task->name, .run = lane ? run_lane : run_baseline, .state = task };
 }
 
 /* In the order of moire_bench_lane_variant and moire_bench_baseline_variant. */
@@ -99,7 +99,8 @@ static moire_status choose_backends(struct moire_bench_comparison *bench)
     const bool all = strcmp(text, "all") == 0;
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moire_backend_count, sizeof(bool), &bench->chosen));
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moire_backend_count, sizeof(bool), &bench->skipped));
-    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moire_backend_count, sizeof *bench->described, &bench->described));
+    MOIRE_TRY(
+        moire_allocate(MOIRE_MEMORY_OTHER, moire_backend_count, sizeof *bench->described, &bench->described));
     moire_assert(moire_backend_count <= 16);
     for (int i = 0; i < moire_backend_count; i++) {
         names[i] = moire_backends[i]->name;
@@ -109,19 +110,21 @@ static moire_status choose_backends(struct moire_bench_comparison *bench)
     MOIRE_TRY(moire_paths_split(text, &list)); /* words between commas */
     for (int64_t i = 0; status == MOIRE_OK && i < list.count; i++) {
         int64_t index;
-        status = moire_name_find("back end in bench.backends", list.list[i], names, moire_backend_count, &index);
+        status =
+            moire_name_find("back end in bench.backends", list.list[i], names, moire_backend_count, &index);
         if (status == MOIRE_OK) bench->chosen[index] = true;
     }
     if (status == MOIRE_OK && list.count == 0)
-        status = moire_fail(MOIRE_USAGE, "bench.backends is empty; expected all, or names of back ends separated by "
+        status = moire_fail(MOIRE_USAGE,
+                            "bench.backends is empty; expected all, or names of back ends separated by "
                             "commas; try bench.backends = all");
     moire_paths_free(&list);
     return status;
 }
 
 /* Whether back end `index` runs here; the reason goes to the report, once. */
-static moire_status is_applicable(struct moire_bench_comparison *bench, const struct moire_exchange *probe, int index,
-                                  bool *applicable)
+static moire_status is_applicable(struct moire_bench_comparison *bench, const struct moire_exchange *probe,
+                                  int index, bool *applicable)
 {
     const char *name = moire_backends[index]->name;
     char why[256] = "", key[64];
@@ -134,10 +137,11 @@ static moire_status is_applicable(struct moire_bench_comparison *bench, const st
 
 static moire_status no_backend(const struct moire_bench_comparison *bench)
 {
-    return moire_fail(MOIRE_USAGE,
-                      "none of the back ends is applicable here; found bench.backends = %s; try bench.backends = "
-                      "all",
-                      bench->run->config->bench_backends);
+    return moire_fail(
+        MOIRE_USAGE,
+        "none of the back ends is applicable here; found bench.backends = %s; try bench.backends = "
+        "all",
+        bench->run->config->bench_backends);
 }
 
 /* Whether one is applicable is asked of an exchange of the same shape with the reference, which always is. */
@@ -145,14 +149,16 @@ static moire_status create_lanes(struct moire_bench_comparison *bench, struct fi
 {
     const struct moire_communicator *world = &bench->run->mesh.world;
     struct moire_exchange *probe = NULL;
-    MOIRE_TRY(moire_agree(world, moire_bench_exchange_create(field->what, moire_backend_alltoallv.name, &probe)));
+    MOIRE_TRY(
+        moire_agree(world, moire_bench_exchange_create(field->what, moire_backend_alltoallv.name, &probe)));
     moire_status status = MOIRE_OK;
     for (int i = 0; status == MOIRE_OK && i < moire_backend_count; i++) {
         bool applicable = false;
         if (!bench->chosen[i]) continue;
         status = moire_agree(world, is_applicable(bench, probe, i, &applicable));
         if (status != MOIRE_OK || !applicable) continue;
-        status = moire_bench_lane_create(field->what, moire_backends[i]->name, &field->lanes[field->lane_count++]);
+        status =
+            moire_bench_lane_create(field->what, moire_backends[i]->name, &field->lanes[field->lane_count++]);
     }
     if (status == MOIRE_OK || moire_error_is_agreed()) moire_exchange_free(probe);
     MOIRE_TRY(status);
@@ -161,15 +167,15 @@ static moire_status create_lanes(struct moire_bench_comparison *bench, struct fi
 
 /* ---- a case ---- */
 
-static moire_status write_samples(const struct moire_bench_comparison *bench, const struct moire_bench_case *what,
-                                  const struct moire_measure *measure)
+static moire_status write_samples(const struct moire_bench_comparison *bench,
+                                  const struct moire_bench_case *what, const struct moire_measure *measure)
 {
     const char *path = bench->run->config->bench_record;
     if (!path || !*path || bench->run->mesh.world.rank > 0) return MOIRE_OK;
     for (int i = 0; i < measure->count; i++) {
         const struct moire_variant *variant = &measure->variants[i];
-        MOIRE_TRY(moire_samples_add(path, what->name, variant->name, measure->samples, bench->run->mesh.world.size,
-                                    variant->by_rank, variant->skew));
+        MOIRE_TRY(moire_samples_add(path, what->name, variant->name, measure->samples,
+                                    bench->run->mesh.world.size, variant->by_rank, variant->skew));
     }
     return MOIRE_OK;
 }
@@ -181,15 +187,16 @@ static moire_status measure_field(struct moire_bench_comparison *bench, struct f
     add_tasks(field);
     moire_status status = moire_bench_measure(bench->run, field->variants, field->count, 0, &measure);
     if (status == MOIRE_OK)
-        status = moire_agree(world, moire_bench_exchange_report(bench, field->what, field->lanes, field->lane_count,
-                                                                &measure));
+        status = moire_agree(world, moire_bench_exchange_report(bench, field->what, field->lanes,
+                                                                field->lane_count, &measure));
     if (status == MOIRE_OK) status = moire_agree(world, write_samples(bench, field->what, &measure));
     moire_measure_free(&measure);
     return status;
 }
 
 /* `local`: whether this rank could make the case. */
-static moire_status run_case(struct moire_bench_comparison *bench, struct moire_bench_case *what, moire_status local)
+static moire_status run_case(struct moire_bench_comparison *bench, struct moire_bench_case *what,
+                             moire_status local)
 {
     const struct moire_communicator *world = &bench->run->mesh.world;
     struct field field = { .what = what };
@@ -198,8 +205,9 @@ static moire_status run_case(struct moire_bench_comparison *bench, struct moire_
     if (status == MOIRE_OK) status = moire_bench_case_sum(what);
     if (status == MOIRE_OK) status = create_lanes(bench, &field);
     if (status == MOIRE_OK && bench->run->config->bench_baseline)
-        status = moire_agree(world, moire_baseline_create(field.lanes[0].plan, bench->run->config->bench_numbers,
-                                                          &field.baseline));
+        status =
+            moire_agree(world, moire_baseline_create(field.lanes[0].plan, bench->run->config->bench_numbers,
+                                                     &field.baseline));
     if (status == MOIRE_OK) status = measure_field(bench, &field);
     free_field(&field, status == MOIRE_OK || moire_error_is_agreed());
     moire_bench_case_free(what);
@@ -210,11 +218,12 @@ static moire_status run_case(struct moire_bench_comparison *bench, struct moire_
 
 static moire_status bad_sizes(const char *found)
 {
-    return moire_fail(MOIRE_USAGE,
-                      "bench.bytes must be numbers of bytes or FIRST:LAST, which doubles from FIRST to LAST, separated "
-                      "by commas; found '%s', expected at most %d sizes of 1 to 1e12 bytes; try bench.bytes = "
-                      "64:4194304",
-                      found, MOST_SIZES);
+    return moire_fail(
+        MOIRE_USAGE,
+        "bench.bytes must be numbers of bytes or FIRST:LAST, which doubles from FIRST to LAST, separated "
+        "by commas; found '%s', expected at most %d sizes of 1 to 1e12 bytes; try bench.bytes = "
+        "64:4194304",
+        found, MOST_SIZES);
 }
 
 static bool read_range(char *text, int64_t sizes[MOST_SIZES], int *count)
@@ -276,10 +285,11 @@ static moire_status run_layers(struct moire_bench_comparison *bench, struct moir
         if (!by_layer(config)) return MOIRE_OK;
     }
     if (moe_layer > 0) return MOIRE_OK;
-    return moire_cli_agree(moire_fail(MOIRE_USAGE,
-                                      "the model has no layer with experts; found moe.layers = %s, expected one at "
-                                      "least; try moe.layers = all",
-                                      config->moe_layers));
+    return moire_cli_agree(
+        moire_fail(MOIRE_USAGE,
+                   "the model has no layer with experts; found moe.layers = %s, expected one at "
+                   "least; try moe.layers = all",
+                   config->moe_layers));
 }
 
 static moire_status run_model(struct moire_bench_comparison *bench)
@@ -303,10 +313,11 @@ static moire_status run_model(struct moire_bench_comparison *bench)
 static moire_status check_exact(const struct moire_config *config)
 {
     if (!config->exchange_wire || config->moe_top_k <= MOST_EXACT_COPIES) return MOIRE_OK;
-    return moire_fail(MOIRE_USAGE,
-                      "sums of so many rows of bfloat16 cannot be checked; found moe.top_k = %lld, expected at most "
-                      "%d; try exchange.wire = fp32",
-                      (long long)config->moe_top_k, MOST_EXACT_COPIES);
+    return moire_fail(
+        MOIRE_USAGE,
+        "sums of so many rows of bfloat16 cannot be checked; found moe.top_k = %lld, expected at most "
+        "%d; try exchange.wire = fp32",
+        (long long)config->moe_top_k, MOST_EXACT_COPIES);
 }
 
 static moire_status create_record(const struct moire_bench_run *run)
@@ -337,7 +348,7 @@ static moire_status run_bench(struct moire_bench_run *run)
     moire_status status = moire_agree(&run->mesh.world, start(&bench, sizes, &count));
     if (status == MOIRE_OK)
         status = run->config->bench_traffic == MOIRE_TRAFFIC_MODEL ? run_model(&bench)
-                                                                  : run_sizes(&bench, sizes, count);
+                                                                   : run_sizes(&bench, sizes, count);
     if (status == MOIRE_OK) status = moire_agree(&run->mesh.world, moire_bench_exchange_finish(&bench));
     moire_release(bench.moved);
     moire_release(bench.described);

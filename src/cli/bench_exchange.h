@@ -20,29 +20,31 @@ struct moire_bench_traffic {
     struct moire_routing_file recording; /* replay alone */
 };
 /* Not collective; free it also after a failure. */
-moire_status moire_bench_traffic_create(const struct moire_bench_run *run, struct moire_bench_traffic *traffic);
+moire_status moire_bench_traffic_create(const struct moire_bench_run *run,
+                                        struct moire_bench_traffic *traffic);
 void moire_bench_traffic_free(struct moire_bench_traffic *traffic);
 
-/* One exchange: P ranks of an expert group, K slots a token, each with one instance or none. The row of a token
- * is a function of (source rank, token), so that every rank knows what it must receive. */
+/* One exchange: P ranks of an expert group, K slots a token, each with one instance or none. The row of a
+ * token is a function of (source rank, token), so that every rank knows what it must receive. */
 struct moire_bench_case {
     const struct moire_bench_run *run;
-    char name[32];                /* "65536" or "layer 3" */
-    double layer;                 /* NaN: sizes */
+    char name[32]; /* "65536" or "layer 3" */
+    double layer;  /* NaN: sizes */
     int64_t width, top_k;
-    int64_t rows_a_pair;          /* sizes; 0: model */
+    int64_t rows_a_pair;                 /* sizes; 0: model */
     struct moire_bench_traffic *traffic; /* model: borrowed */
     int model_layer, moe_layer;
     const struct moire_placement *placement; /* own_placement, or the traffic's */
     struct moire_placement own_placement;
     struct moire_routing routing; /* of this rank; its arrays are owned */
     int64_t *slot_begin, *target_begin, *targets;
-    int32_t *choices;             /* owned, [most tokens of a rank, K]: scratch */
+    int32_t *choices; /* owned, [most tokens of a rank, K]: scratch */
     /* Bytes of one row a copy by level, all ranks of the world together, and of the numbers beside them. */
     int64_t row_payload[MOIRE_LEVELS], number_payload[MOIRE_LEVELS];
-    double pair_bytes;            /* of rows from a rank to a rank, mean */
+    double pair_bytes; /* of rows from a rank to a rank, mean */
 };
-/* `size` is the wanted bytes of rows a pair. Both not collective; free also after a failure. */
+/* `size` is the wanted bytes of rows a pair, met as nearly as whole rows can: rows of the model, or where a
+ * size is less than one, of 16 elements. Both not collective; free also after a failure. */
 moire_status moire_bench_case_of_size(const struct moire_bench_run *run, int64_t size,
                                       struct moire_bench_case *what);
 moire_status moire_bench_case_of_layer(const struct moire_bench_run *run, struct moire_bench_traffic *traffic,
@@ -50,9 +52,9 @@ moire_status moire_bench_case_of_layer(const struct moire_bench_run *run, struct
 /* Sums the payloads over the world. Collective. */
 moire_status moire_bench_case_sum(struct moire_bench_case *what);
 void moire_bench_case_free(struct moire_bench_case *what);
-/* Instances [tokens of `source`, K] that the tokens of a rank of the expert group choose, -1 for none; returns
- * how many tokens. */
+/* Instances [tokens of `source`, K] that the tokens of a rank of the expert group choose, -1 for none. */
 moire_status moire_bench_case_choose(const struct moire_bench_case *what, int source, int32_t *choices);
+/* Tokens that such a rank brings. */
 int64_t moire_bench_case_tokens(const struct moire_bench_case *what, int source);
 /* Bytes of an element of a row under way. */
 int64_t moire_bench_wire_element(const struct moire_config *config);
@@ -64,9 +66,9 @@ struct moire_bench_lane {
     const struct moire_bench_case *what;
     struct moire_exchange *exchange;
     struct moire_plan *plan;
-    struct moire_rows rows, numbers;             /* [T, D], [N, 1] */
-    struct moire_rows received, received_numbers; /* [R, D], [R, 1] */
-    struct moire_rows sums, number_sums;         /* [T, D], [N, 1] */
+    struct moire_rows rows, numbers;                     /* [T, D], [N, 1] */
+    struct moire_rows received, received_numbers;        /* [R, D], [R, 1] */
+    struct moire_rows sums, number_sums;                 /* [T, D], [N, 1] */
     struct moire_exchange_bytes bytes[MOIRE_BENCH_WAYS]; /* of one call, all ranks of the world together */
 };
 /* An exchange with the settings of [exchange]; agreed over the expert group. Collective over it. */
@@ -94,10 +96,10 @@ struct moire_bench_moved {
 enum { MOIRE_BENCH_DESCRIPTION = 256 };
 struct moire_bench_comparison {
     struct moire_bench_run *run;
-    bool *chosen, *skipped;         /* owned, [back ends]; skipped: and said so */
+    bool *chosen, *skipped;                     /* owned, [back ends]; skipped: and said so */
     char (*described)[MOIRE_BENCH_DESCRIPTION]; /* owned, [back ends]: what was last said of each */
-    bool begun;                      /* the table of times has its names */
-    struct moire_bench_moved *moved; /* owned, on all ranks */
+    bool begun;                                 /* the table of times has its names */
+    struct moire_bench_moved *moved;            /* owned, on all ranks */
     int64_t moved_count, moved_capacity;
 };
 /* The settings. */

@@ -26,9 +26,8 @@ static moire_status read_recording(const struct moire_bench_run *run, struct moi
     const struct moire_config *config = run->config;
     struct moire_routing_file *file = &traffic->recording;
     if (!config->moe_forced_file || !*config->moe_forced_file)
-        return moire_fail(MOIRE_USAGE,
-                          "moe.forced = replay needs a recording; found no moe.forced_file; try "
-                          "moe.forced_file = the routing.h5 of a run with moe.record = yes");
+        return moire_fail(MOIRE_USAGE, "moe.forced = replay needs a recording; found no moe.forced_file; try "
+                                       "moe.forced_file = the routing.h5 of a run with moe.record = yes");
     MOIRE_TRY(moire_routing_read(config->moe_forced_file, file));
     if (file->experts != config->moe_experts || file->top_k != config->moe_top_k)
         return moire_fail(
@@ -41,7 +40,8 @@ static moire_status read_recording(const struct moire_bench_run *run, struct moi
     return MOIRE_OK;
 }
 
-moire_status moire_bench_traffic_create(const struct moire_bench_run *run, struct moire_bench_traffic *traffic)
+moire_status moire_bench_traffic_create(const struct moire_bench_run *run,
+                                        struct moire_bench_traffic *traffic)
 {
     MOIRE_TRY(moire_placement_even(run->config->moe_experts, run->mesh.expert.size, &traffic->placement));
     const struct moire_traffic_setting setting =
@@ -91,8 +91,8 @@ static void choose_by_size(const struct moire_bench_case *what, int32_t *choices
     const int64_t rows = what->rows_a_pair;
     for (int rank = 0; rank < placement->ranks; rank++)
         for (int64_t i = 0; i < rows; i++)
-            choices[rank * rows + i] = (int32_t)(placement->rank_begin[rank]
-                                                 + i * moire_placement_local(placement, rank) / rows);
+            choices[rank * rows + i] =
+                (int32_t)(placement->rank_begin[rank] + i * moire_placement_local(placement, rank) / rows);
 }
 
 moire_status moire_bench_case_choose(const struct moire_bench_case *what, int source, int32_t *choices)
@@ -124,7 +124,8 @@ static int level_of(const struct moire_mesh *mesh, int rank)
 static void fill_routing(struct moire_bench_case *what)
 {
     const int64_t tokens = moire_bench_case_tokens(what, what->run->mesh.expert.rank);
-    const int64_t slots = tokens * what->top_k, row = what->width * moire_bench_wire_element(what->run->config);
+    const int64_t slots = tokens * what->top_k,
+                  row = what->width * moire_bench_wire_element(what->run->config);
     int64_t count = 0;
     for (int64_t token = 0; token <= tokens; token++) what->slot_begin[token] = token * what->top_k;
     for (int64_t slot = 0; slot < slots; slot++) {
@@ -136,11 +137,11 @@ static void fill_routing(struct moire_bench_case *what)
         what->targets[count++] = what->choices[slot];
     }
     what->target_begin[slots] = count;
-    what->routing = (struct moire_routing){ .tokens = tokens,
-                                            .slots = slots,
-                                            .slot_begin = what->slot_begin,
-                                            .target_begin = what->target_begin,
-                                            .targets = what->targets };
+    what->routing = (struct moire_routing) { .tokens = tokens,
+                                             .slots = slots,
+                                             .slot_begin = what->slot_begin,
+                                             .target_begin = what->target_begin,
+                                             .targets = what->targets };
 }
 
 static moire_status create(struct moire_bench_case *what)
@@ -168,7 +169,7 @@ moire_status moire_bench_case_of_size(const struct moire_bench_run *run, int64_t
     const int64_t element = moire_bench_wire_element(run->config), dim = run->config->model_dim;
     const int64_t small = size / element < SMALL_WIDTH ? size / element : SMALL_WIDTH;
     const int ranks = run->mesh.expert.size, chunks = moire_bench_chunks(run->config);
-    *what = (struct moire_bench_case){ .run = run, .layer = NAN, .top_k = 1 };
+    *what = (struct moire_bench_case) { .run = run, .layer = NAN, .top_k = 1 };
     what->width = size >= dim * element ? dim : small > 0 ? small : 1;
     what->rows_a_pair = (size + what->width * element / 2) / (what->width * element);
     if (what->rows_a_pair < 1) what->rows_a_pair = 1;
@@ -182,7 +183,7 @@ moire_status moire_bench_case_of_size(const struct moire_bench_run *run, int64_t
 moire_status moire_bench_case_of_layer(const struct moire_bench_run *run, struct moire_bench_traffic *traffic,
                                        int layer, int moe_layer, struct moire_bench_case *what)
 {
-    *what = (struct moire_bench_case){
+    *what = (struct moire_bench_case) {
         .run = run,
         .layer = layer,
         .width = run->config->model_dim,
@@ -215,5 +216,5 @@ void moire_bench_case_free(struct moire_bench_case *what)
     moire_release(what->target_begin);
     moire_release(what->slot_begin);
     moire_placement_free(&what->own_placement);
-    *what = (struct moire_bench_case){ .run = NULL };
+    *what = (struct moire_bench_case) { .run = NULL };
 }

@@ -30,8 +30,7 @@ static moire_status combine(struct moire_bench_lane *lane)
 
 moire_status moire_bench_lane_run(struct moire_bench_lane *lane, enum moire_bench_way way)
 {
-    if (way == MOIRE_BENCH_PREPARE)
-        return moire_exchange_prepare(lane->plan, &lane->what->routing, MOIRE_OK);
+    if (way == MOIRE_BENCH_PREPARE) return moire_exchange_prepare(lane->plan, &lane->what->routing, MOIRE_OK);
     return way == MOIRE_BENCH_DISPATCH ? dispatch(lane) : combine(lane);
 }
 
@@ -51,7 +50,7 @@ struct pattern {
 static struct pattern pattern_of(int source, int64_t item)
 {
     const uint64_t bits = moire_random_bits(3, (uint64_t)source, (uint64_t)item);
-    return (struct pattern){ bits, bits >> 32 | 1 };
+    return (struct pattern) { bits, bits >> 32 | 1 };
 }
 
 static real element_of(const struct pattern *pattern, int64_t element)
@@ -83,11 +82,12 @@ static void fill(struct moire_bench_lane *lane)
 static moire_status wrong_row(const struct moire_bench_lane *lane, const char *what, int64_t row,
                               int64_t element, double found, double expected, int source, int64_t token)
 {
-    return moire_fail(MOIRE_FAILED,
-                      "%s moved a wrong %s to rank %d; found %.9g in row %lld, element %lld, expected %.9g, of "
-                      "token %lld of rank %d of the expert group; try another of bench.backends",
-                      moire_exchange_backend(lane->exchange), what, lane->what->run->mesh.world.rank, found,
-                      (long long)row, (long long)element, expected, (long long)token, source);
+    return moire_fail(
+        MOIRE_FAILED,
+        "%s moved a wrong %s to rank %d; found %.9g in row %lld, element %lld, expected %.9g, of "
+        "token %lld of rank %d of the expert group; try another of bench.backends",
+        moire_exchange_backend(lane->exchange), what, lane->what->run->mesh.world.rank, found, (long long)row,
+        (long long)element, expected, (long long)token, source);
 }
 
 static moire_status check_row(const struct moire_bench_lane *lane, int64_t row, int source, int64_t slot)
@@ -118,11 +118,12 @@ static moire_status check_source(const struct moire_bench_lane *lane, int source
         const int64_t instance = what->choices[slot];
         if (instance < first || instance >= end) continue;
         if (next[instance - first] >= lane->plan->instance_begin[instance - first + 1])
-            return moire_fail(MOIRE_FAILED, "%s has fewer rows of instance %lld on rank %d than were sent; found "
-                              "%lld, expected more; try another of bench.backends",
-                              moire_exchange_backend(lane->exchange), (long long)instance,
-                              what->run->mesh.world.rank,
-                              (long long)(next[instance - first] - lane->plan->instance_begin[instance - first]));
+            return moire_fail(
+                MOIRE_FAILED,
+                "%s has fewer rows of instance %lld on rank %d than were sent; found "
+                "%lld, expected more; try another of bench.backends",
+                moire_exchange_backend(lane->exchange), (long long)instance, what->run->mesh.world.rank,
+                (long long)(next[instance - first] - lane->plan->instance_begin[instance - first]));
         MOIRE_TRY(check_row(lane, next[instance - first]++, source, slot));
     }
     return MOIRE_OK;
@@ -140,11 +141,12 @@ static moire_status check_sources(const struct moire_bench_lane *lane, int64_t *
                 MOIRE_TRY(check_source(lane, source, next));
     for (int64_t i = 0; i < lane->plan->local_instances; i++)
         if (next[i] != lane->plan->instance_begin[i + 1])
-            return moire_fail(MOIRE_FAILED,
-                              "%s has more rows on rank %d than were sent; found %lld before the end of local "
-                              "instance %lld, expected %lld; try another of bench.backends",
-                              moire_exchange_backend(lane->exchange), mesh->world.rank,
-                              (long long)lane->plan->instance_begin[i + 1], (long long)i, (long long)next[i]);
+            return moire_fail(
+                MOIRE_FAILED,
+                "%s has more rows on rank %d than were sent; found %lld before the end of local "
+                "instance %lld, expected %lld; try another of bench.backends",
+                moire_exchange_backend(lane->exchange), mesh->world.rank,
+                (long long)lane->plan->instance_begin[i + 1], (long long)i, (long long)next[i]);
     return MOIRE_OK;
 }
 
@@ -179,7 +181,8 @@ static moire_status check_sums(const struct moire_bench_lane *lane)
         const bool sent = routing->target_begin[slot + 1] > routing->target_begin[slot];
         const real expected = sent ? number_of(own, slot) : 0;
         if (numbers[slot] != expected)
-            return wrong_row(lane, "sum of numbers", slot, 0, numbers[slot], expected, own, slot / what->top_k);
+            return wrong_row(lane, "sum of numbers", slot, 0, numbers[slot], expected, own,
+                             slot / what->top_k);
     }
     return MOIRE_OK;
 }
@@ -256,7 +259,7 @@ moire_status moire_bench_lane_create(const struct moire_bench_case *what, const 
 {
     static const enum moire_bench_way order[] = { MOIRE_BENCH_PREPARE, MOIRE_BENCH_DISPATCH,
                                                   MOIRE_BENCH_COMBINE };
-    *lane = (struct moire_bench_lane){ .what = what };
+    *lane = (struct moire_bench_lane) { .what = what };
     MOIRE_TRY(moire_agree(&what->run->mesh.world, create(lane, backend)));
     for (int i = 0; i < MOIRE_BENCH_WAYS; i++) MOIRE_TRY(try_way(lane, order[i]));
     return MOIRE_OK;
@@ -273,5 +276,5 @@ void moire_bench_lane_free(struct moire_bench_lane *lane)
     moire_rows_free(lane->exchange, &lane->numbers);
     moire_rows_free(lane->exchange, &lane->rows);
     moire_exchange_free(lane->exchange);
-    *lane = (struct moire_bench_lane){ .what = NULL };
+    *lane = (struct moire_bench_lane) { .what = NULL };
 }

@@ -36,8 +36,10 @@ static const struct moire_bench_column byte_columns[] = {
     { "over_spine", 12, 0 },
     { "saved", 5, 3 },
 };
-enum { TIME_COLUMNS = sizeof time_columns / sizeof *time_columns,
-       BYTE_COLUMNS = sizeof byte_columns / sizeof *byte_columns };
+enum {
+    TIME_COLUMNS = sizeof time_columns / sizeof *time_columns,
+    BYTE_COLUMNS = sizeof byte_columns / sizeof *byte_columns
+};
 
 static bool is_model(const struct moire_bench_comparison *bench)
 {
@@ -81,17 +83,18 @@ static moire_status say_traffic(const struct moire_bench_comparison *bench)
     const struct moire_config *config = bench->run->config;
     const int64_t element = moire_bench_wire_element(config);
     if (!is_model(bench))
-        return moire_bench_header(bench->run->report, "traffic",
-                                  "as many rows from every rank to every rank, itself too; bytes: of rows from a "
-                                  "rank to a rank; rows of %lld elements, below %lld bytes of 16 or less",
-                                  (long long)config->model_dim, (long long)(config->model_dim * element));
-    return moire_bench_header(bench->run->report, "traffic",
-                              "%s, seed %lld: %lld tokens of %lld elements, %lld experts, top-%lld; bytes: of rows "
-                              "from a rank to a rank, mean over all pairs",
-                              config->moe_forced, (long long)config->run_seed,
-                              (long long)(config->train_batch * config->model_sequence),
-                              (long long)config->model_dim, (long long)config->moe_experts,
-                              (long long)config->moe_top_k);
+        return moire_bench_header(
+            bench->run->report, "traffic",
+            "as many rows from every rank to every rank, itself too; bytes: of rows from a "
+            "rank to a rank; rows of %lld elements, below %lld bytes of 16 or less",
+            (long long)config->model_dim, (long long)(config->model_dim * element));
+    return moire_bench_header(
+        bench->run->report, "traffic",
+        "%s, seed %lld: %lld tokens of %lld elements, %lld experts, top-%lld; bytes: of rows "
+        "from a rank to a rank, mean over all pairs",
+        config->moe_forced, (long long)config->run_seed,
+        (long long)(config->train_batch * config->model_sequence), (long long)config->model_dim,
+        (long long)config->moe_experts, (long long)config->moe_top_k);
 }
 
 static moire_status say_settings(const struct moire_bench_comparison *bench)
@@ -118,13 +121,15 @@ moire_status moire_bench_exchange_start(const struct moire_bench_comparison *ben
     MOIRE_TRY(say_versions(bench));
     MOIRE_TRY(say_settings(bench));
     MOIRE_TRY(say_traffic(bench));
-    MOIRE_TRY(moire_bench_header(report, "times",
-                                 "one call a sample; wire: from the last start of all ranks to the last end, "
-                                 "median with 95 %% interval, and p99; skew: from the first start to the last, "
-                                 "median"));
-    MOIRE_TRY(moire_bench_header(report, "MB/s",
-                                 "(bytes that ranks have for others, a row and its number for every slot, mean over "
-                                 "ranks) / wire / 10^6"));
+    MOIRE_TRY(
+        moire_bench_header(report, "times",
+                           "one call a sample; wire: from the last start of all ranks to the last end, "
+                           "median with 95 %% interval, and p99; skew: from the first start to the last, "
+                           "median"));
+    MOIRE_TRY(moire_bench_header(
+        report, "MB/s",
+        "(bytes that ranks have for others, a row and its number for every slot, mean over "
+        "ranks) / wire / 10^6"));
     return moire_bench_header(report, "by_mpi",
                               "wire over that of mpi_alltoallv, median of the ratios within rounds");
 }
@@ -197,13 +202,14 @@ static moire_status add_way(const struct moire_bench_comparison *bench, const st
         MOIRE_TRY(add_times(bench, what, measure, moire_bench_lane_variant(i, way), mpi,
                             moire_exchange_backend(lanes[i].exchange), way));
     for (int i = 0; beside && i < MOIRE_BENCH_BASELINES; i++)
-        MOIRE_TRY(add_times(bench, what, measure, moire_bench_baseline_variant(lane_count, i, way), mpi, names[i],
-                            way));
+        MOIRE_TRY(add_times(bench, what, measure, moire_bench_baseline_variant(lane_count, i, way), mpi,
+                            names[i], way));
     return MOIRE_OK;
 }
 
 static moire_status say_not_converged(const struct moire_bench_comparison *bench,
-                                      const struct moire_bench_case *what, const struct moire_measure *measure)
+                                      const struct moire_bench_case *what,
+                                      const struct moire_measure *measure)
 {
     char key[64], line[LINE] = "";
     size_t used = 0;
@@ -233,7 +239,7 @@ static moire_status keep(struct moire_bench_comparison *bench, const struct moir
     MOIRE_TRY(moire_grow(MOIRE_MEMORY_OTHER, &bench->moved, &bench->moved_capacity,
                          bench->moved_count + MOIRE_BENCH_WAYS, sizeof *bench->moved));
     for (int way = 0; way < MOIRE_BENCH_WAYS; way++)
-        bench->moved[bench->moved_count++] = (struct moire_bench_moved){
+        bench->moved[bench->moved_count++] = (struct moire_bench_moved) {
             .layer = what->layer,
             .pair_bytes = what->pair_bytes,
             .backend = moire_exchange_backend(lane->exchange),
@@ -244,8 +250,9 @@ static moire_status keep(struct moire_bench_comparison *bench, const struct moir
     return MOIRE_OK;
 }
 
-static moire_status add_bytes(const struct moire_bench_comparison *bench, const struct moire_bench_moved *moved,
-                              const char *what, const int64_t bytes[MOIRE_LEVELS], double share)
+static moire_status add_bytes(const struct moire_bench_comparison *bench,
+                              const struct moire_bench_moved *moved, const char *what,
+                              const int64_t bytes[MOIRE_LEVELS], double share)
 {
     const struct moire_bench_cell cells[BYTE_COLUMNS] = {
         { .number = moved->layer },
@@ -266,9 +273,10 @@ static moire_status add_bytes(const struct moire_bench_comparison *bench, const 
 
 moire_status moire_bench_exchange_finish(const struct moire_bench_comparison *bench)
 {
-    MOIRE_TRY(moire_bench_header(bench->run->report, "volume",
-                                 "bytes of one call, all ranks together, as the back end moved them; saved: of the "
-                                 "rows that would leave their node were there one for every slot"));
+    MOIRE_TRY(
+        moire_bench_header(bench->run->report, "volume",
+                           "bytes of one call, all ranks together, as the back end moved them; saved: of the "
+                           "rows that would leave their node were there one for every slot"));
     MOIRE_TRY(begin_table(bench, "volume", byte_columns, BYTE_COLUMNS));
     for (int64_t i = 0; i < bench->moved_count; i++) {
         const struct moire_bench_moved *moved = &bench->moved[i];

@@ -74,8 +74,10 @@ moire_status moire_baseline_create(const struct moire_plan *plan, bool with_numb
     moire_status status = allocate_buffers(&made);
     if (status == MOIRE_OK) status = choose_unit(&made);
     status = moire_agree(&exchange->communicator, status);
-    if (status == MOIRE_OK) *baseline = made;
-    else moire_baseline_free(&made);
+    if (status == MOIRE_OK)
+        *baseline = made;
+    else
+        moire_baseline_free(&made);
     return status;
 }
 
@@ -91,7 +93,7 @@ void moire_baseline_free(struct moire_baseline *baseline)
     moire_release(baseline->received);
     moire_release(baseline->numbers);
     moire_release(baseline->rows);
-    *baseline = (struct moire_baseline){ .plan = NULL };
+    *baseline = (struct moire_baseline) { .plan = NULL };
 }
 
 /* One end of a copy: row i is at index[i], its number at number_index[i]; NULL: at i. */
@@ -103,18 +105,18 @@ struct end {
 
 static struct end staging_end(const struct moire_baseline *baseline, char *rows)
 {
-    const int64_t number = baseline->with_numbers
-                               ? (int64_t)moire_element_bytes(baseline->plan->exchange->settings.element)
-                               : 0;
-    return (struct end){ rows, rows + baseline->wire_bytes - number, baseline->wire_bytes, baseline->wire_bytes,
-                         NULL, NULL };
+    const int64_t number =
+        baseline->with_numbers ? (int64_t)moire_element_bytes(baseline->plan->exchange->settings.element) : 0;
+    return (struct end) {
+        rows, rows + baseline->wire_bytes - number, baseline->wire_bytes, baseline->wire_bytes, NULL, NULL
+    };
 }
 
 static struct end buffer_end(const struct moire_baseline *baseline, char *rows, char *numbers,
                              const int64_t *index, const int64_t *number_index)
 {
     const int64_t number = (int64_t)moire_element_bytes(baseline->plan->exchange->settings.element);
-    return (struct end){ rows, numbers, baseline->row_bytes, number, index, number_index };
+    return (struct end) { rows, numbers, baseline->row_bytes, number, index, number_index };
 }
 
 static int64_t place(const int64_t *index, int64_t i)
@@ -155,10 +157,10 @@ void moire_baseline_pack(struct moire_baseline *baseline, bool combine)
 {
     const struct moire_order *order = baseline->plan->private_state;
     const struct end to = staging_end(baseline, combine ? baseline->in : baseline->out);
-    const struct end from =
-        combine ? buffer_end(baseline, baseline->received, baseline->received_numbers, order->in_row.data,
-                             order->in_row.data)
-                : buffer_end(baseline, baseline->rows, baseline->numbers, order->token.data, order->slot.data);
+    const struct end from = combine ? buffer_end(baseline, baseline->received, baseline->received_numbers,
+                                                 order->in_row.data, order->in_row.data)
+                                    : buffer_end(baseline, baseline->rows, baseline->numbers,
+                                                 order->token.data, order->slot.data);
     copy_others(baseline, &to, &from, combine ? order->in_begin : order->out_begin);
 }
 
@@ -187,8 +189,10 @@ void moire_baseline_unpack(struct moire_baseline *baseline, bool combine)
     const struct end from = staging_end(baseline, baseline->in);
     const struct end to = buffer_end(baseline, baseline->received, baseline->received_numbers,
                                      order->in_row.data, order->in_row.data);
-    if (combine) unpack_sums(baseline);
-    else copy_others(baseline, &to, &from, order->in_begin);
+    if (combine)
+        unpack_sums(baseline);
+    else
+        copy_others(baseline, &to, &from, order->in_begin);
 }
 
 moire_status moire_baseline_move(struct moire_baseline *baseline, bool combine)

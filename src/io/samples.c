@@ -29,8 +29,8 @@ static moire_status put_dataset(hid_t group, const char *path, const char *name,
     hid_t space = H5Screate_simple(AXES, extent, NULL), dataset = H5I_INVALID_HID;
     if (space >= 0)
         dataset = H5Dcreate2(group, name, H5T_IEEE_F64LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    bool good = dataset >= 0
-                && H5Dwrite(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers) >= 0;
+    bool good =
+        dataset >= 0 && H5Dwrite(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers) >= 0;
     moire_status status = good ? MOIRE_OK : moire_hdf5_fail(path, "write samples to");
     if (dataset >= 0) H5Dclose(dataset);
     if (space >= 0) H5Sclose(space);

@@ -4,8 +4,8 @@
 #include "lane.h"
 #include "moire/exchange/baseline.h"
 
-/* Every row of `found` is that of `wanted`, or was not written and is still its complement; returns how many were
- * not written. */
+/* Every row of `found` is that of `wanted`, or was not written and is still its complement; returns how many
+ * were not written. */
 static int64_t count_untouched(const char *found, const char *wanted, int64_t rows, int64_t row_bytes)
 {
     int64_t untouched = 0;
@@ -39,8 +39,8 @@ static void check_dispatch(const struct lane *lane, struct moire_baseline *basel
     moire_baseline_unpack(baseline, false);
     expect(count_untouched(baseline->received, lane->received.data, plan->received_rows, row) == own);
     if (numbers)
-        expect(count_untouched(baseline->received_numbers, lane->received_numbers.data, plan->received_rows, number)
-               == own);
+        expect(count_untouched(baseline->received_numbers, lane->received_numbers.data, plan->received_rows,
+                               number) == own);
 }
 
 /* What has come goes back: the sums' rows are those of the tokens. */
@@ -61,7 +61,8 @@ static void check_combine(const struct lane *lane, struct moire_baseline *baseli
         bool travels = false;
         for (int64_t c = 0; c < lane->twin.count; c++) {
             const struct twin_copy *copy = &lane->twin.copies[c];
-            travels = travels || (copy->source == test_rank && copy->token == token && copy->destination != test_rank);
+            travels = travels ||
+                      (copy->source == test_rank && copy->token == token && copy->destination != test_rank);
         }
         untouched += !travels;
     }

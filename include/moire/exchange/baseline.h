@@ -6,8 +6,8 @@
  *
  *     pack    gathers rows for other ranks with memcpy: dispatch from `rows`, combine from `received`
  *     move    one MPI_Alltoallv, this rank's own rows with it
- *     unpack  puts rows of other ranks where they belong with memcpy: dispatch in `received`, combine in `sums`
- *             (one over the other, where the exchange adds them)
+ *     unpack  puts rows of other ranks where they belong with memcpy: dispatch in `received`, combine in
+ * `sums` (one over the other, where the exchange adds them)
  *
  * Nothing is converted: with a narrow wire type the first bytes of each row travel. For measurement only. */
 #ifndef MOIRE_EXCHANGE_BASELINE_H
@@ -16,15 +16,15 @@
 #include "moire/exchange/exchange.h"
 
 struct moire_baseline {
-    const struct moire_plan *plan;  /* borrowed */
-    int64_t row_bytes, wire_bytes;  /* of a row in the buffers; under way, with its number */
+    const struct moire_plan *plan; /* borrowed */
+    int64_t row_bytes, wire_bytes; /* of a row in the buffers; under way, with its number */
     bool with_numbers;
-    char *rows, *numbers;           /* owned: [T, D], [N] */
+    char *rows, *numbers;              /* owned: [T, D], [N] */
     char *received, *received_numbers; /* owned: [R, D], [R] */
-    char *sums, *number_sums;       /* owned: [T, D], [N] */
-    char *out, *in;                 /* owned: [copies], [R] rows under way, by rank */
-    int *counts;                    /* owned, [4 P]: MPI's arguments, in units */
-    MPI_Datatype unit;              /* a byte, or a row where bytes do not fit an int */
+    char *sums, *number_sums;          /* owned: [T, D], [N] */
+    char *out, *in;                    /* owned: [copies], [R] rows under way, by rank */
+    int *counts;                       /* owned, [4 P]: MPI's arguments, in units */
+    MPI_Datatype unit;                 /* a byte, or a row where bytes do not fit an int */
 };
 
 /* For a prepared plan, which must be prepared, always with the same routing, while the baseline is used.

@@ -1,6 +1,7 @@
-/* samples.h5: every sample of a measurement, by rank. Groups /CASE/VARIANT with the datasets `end` and `skew`,
- * float64 [samples, ranks], seconds: from the latest start of the sample to the end of each rank, and from the
- * start of each rank to the latest start. Attributes of the root: format_version, ranks, config (an INI text).
+/* samples.h5: every sample of a measurement, by rank. Groups /CASE/VARIANT with the datasets `end` and
+ * `skew`, float64 [samples, ranks], seconds: from the latest start of the sample to the end of each rank, and
+ * from the start of each rank to the latest start. Attributes of the root: format_version, ranks, config (an
+ * INI text).
  *
  * One rank calls; not collective. The file is complete after every call. */
 #ifndef MOIRE_IO_SAMPLES_H
