@@ -211,8 +211,8 @@ static void start_writing(int descriptor, int64_t offset, int64_t bytes)
 #endif
 }
 
-/* A block is still in the cache when it is written: the checksum has just read it. And the disk begins with it
- * while the next one is read, instead of waiting for the sync at the end. */
+/* A block is still in the cache when it is written: the checksum has just read it. And the disk begins with
+ * it while the next one is read, instead of waiting for the sync at the end. */
 static moire_status store_extent(const struct moire_checkpoint_extent *extent, int descriptor,
                                  const char *path, XXH3_state_t *state)
 {
