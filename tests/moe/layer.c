@@ -1,6 +1,7 @@
 /* The layer over several ranks equals the dense reference on one; and what it must not do: allocate in the
  * step, mix up two plans, or leave ranks behind when one fails. */
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -195,6 +196,21 @@ static void small_ones(void)
             label(&problem);
             compare(&problem);
         }
+}
+
+/* Several threads take all experts at once, one thread takes one after the other. */
+static void two_threads(void)
+{
+    const int before = omp_get_max_threads();
+    struct problem problem = a_problem();
+    omp_set_num_threads(before == 1 ? 2 : 1);
+    for (int kind = 0; kind < 2; kind++) {
+        problem.kind = kind ? MOIRE_GELU : MOIRE_SWIGLU;
+        label(&problem);
+        compare(&problem);
+    }
+    small_ones();
+    omp_set_num_threads(before);
 }
 
 /* No capacity, no losses, and nothing left open: another forward may follow. */
@@ -475,6 +491,7 @@ int main(int argc, char **argv)
     const struct moire_test tests[] = {
         { "equals the dense reference", all_combinations },
         { "equals it at the smallest sizes", small_ones },
+        { "equals it with another number of threads", two_threads },
         { "equals it when not training", not_training },
 #ifdef MOIRE_REAL_DOUBLE
         { "gradients agree with central differences", all_differences },

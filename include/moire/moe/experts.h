@@ -19,7 +19,7 @@ struct moire_experts {
 };
 /* The rows of one call. */
 struct moire_expert_rows {
-    const struct moire_segment *segments;
+    const struct moire_segment *segments; /* ascending first_row, as exchange.h has them */
     int64_t segment_count;
     const int64_t *instance_begin; /* [I + 1] */
     int64_t rows;                  /* R */
