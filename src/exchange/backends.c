@@ -10,6 +10,7 @@ const struct moire_backend *const moire_backends[] = {
     &moire_backend_alltoallv,
     &moire_backend_pairwise,
     &moire_backend_shared,
+    &moire_backend_hierarchical,
 };
 enum { BACKENDS = sizeof moire_backends / sizeof *moire_backends };
 const int moire_backend_count = BACKENDS;

@@ -11,7 +11,7 @@ enum { CHUNKS_MOST = 64 };
 const char *moire_level_name(int level)
 {
     static const char *const names[MOIRE_LEVELS] = { "own rank", "in node", "between nodes",
-                                                      "over the spine" };
+                                                     "over the spine" };
     return level >= 0 && level < MOIRE_LEVELS ? names[level] : "unknown level";
 }
 
@@ -22,7 +22,7 @@ int moire_exchange_level(const struct moire_exchange *exchange, int rank)
     const int node = exchange->node_of[rank], own_node = exchange->node_of[own];
     if (node == own_node) return MOIRE_LEVEL_NODE;
     return exchange->leaf_of_node[node] == exchange->leaf_of_node[own_node] ? MOIRE_LEVEL_FAR
-                                                                             : MOIRE_LEVEL_SPINE;
+                                                                            : MOIRE_LEVEL_SPINE;
 }
 
 static int64_t wire_bytes(moire_element element, enum moire_wire wire)
@@ -33,8 +33,8 @@ static int64_t wire_bytes(moire_element element, enum moire_wire wire)
 int64_t moire_exchange_row_bytes(const struct moire_exchange *exchange, bool with_number)
 {
     const struct moire_exchange_settings *settings = &exchange->settings;
-    return settings->width * wire_bytes(settings->element, settings->wire)
-           + (with_number ? (int64_t)moire_element_bytes(settings->element) : 0);
+    return settings->width * wire_bytes(settings->element, settings->wire) +
+           (with_number ? (int64_t)moire_element_bytes(settings->element) : 0);
 }
 
 void moire_exchange_count(struct moire_transfer *transfer, int level, int64_t rows)
@@ -70,7 +70,7 @@ moire_status moire_table_grow(struct moire_exchange *exchange, struct moire_tabl
 void moire_table_free(struct moire_table *table)
 {
     moire_release(table->data);
-    *table = (struct moire_table){ 0 };
+    *table = (struct moire_table) { 0 };
 }
 
 static moire_status check_settings(const struct moire_exchange_settings *settings,
@@ -92,8 +92,10 @@ static moire_status check_settings(const struct moire_exchange_settings *setting
         return moire_fail(MOIRE_USAGE, "exchange: found %d chunks, expected 1 to %d; set exchange.chunks",
                           settings->chunks, CHUNKS_MOST);
     if (settings->peers_in_flight < 0)
-        return moire_fail(MOIRE_USAGE, "exchange: found %d peers in flight, expected at least 1; set "
-                          "exchange.peers_in_flight", settings->peers_in_flight);
+        return moire_fail(MOIRE_USAGE,
+                          "exchange: found %d peers in flight, expected at least 1; set "
+                          "exchange.peers_in_flight",
+                          settings->peers_in_flight);
     if (placement->ranks != communicator->size)
         return moire_fail(MOIRE_USAGE, "exchange: the placement is for %d ranks, expected %d",
                           placement->ranks, communicator->size);
@@ -137,7 +139,7 @@ static moire_status order_ranks(struct moire_exchange *exchange, const int *node
     struct place *places = NULL;
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_EXCHANGE, ranks, sizeof *places, &places));
     for (int r = 0; r < ranks; r++)
-        places[r] = (struct place){ .leaf = leaf_of ? leaf_of[r] : 0, .node = node_of[r], .rank = r };
+        places[r] = (struct place) { .leaf = leaf_of ? leaf_of[r] : 0, .node = node_of[r], .rank = r };
     qsort(places, (size_t)ranks, sizeof *places, compare_places);
     number_nodes(exchange, places);
     moire_release(places);
@@ -145,7 +147,8 @@ static moire_status order_ranks(struct moire_exchange *exchange, const int *node
     for (int class = MOIRE_LEVEL_SELF; class <= MOIRE_LEVEL_FAR; class ++)
         for (int r = 0; r < ranks; r++) {
             int level = moire_exchange_level(exchange, r);
-            if ((level > MOIRE_LEVEL_FAR ? MOIRE_LEVEL_FAR : level) == class) exchange->near_order[near++] = r;
+            if ((level > MOIRE_LEVEL_FAR ? MOIRE_LEVEL_FAR : level) == class)
+                exchange->near_order[near++] = r;
         }
     return MOIRE_OK;
 }
@@ -154,8 +157,8 @@ int moire_chunk_of(const struct moire_exchange *exchange, int64_t instance)
 {
     const struct moire_placement *placement = exchange->placement;
     const int rank = placement->instance_rank[instance];
-    return (int)((instance - placement->rank_begin[rank]) * exchange->settings.chunks
-                 / moire_placement_local(placement, rank));
+    return (int)((instance - placement->rank_begin[rank]) * exchange->settings.chunks /
+                 moire_placement_local(placement, rank));
 }
 
 /* MPI's arguments of the exchange of counts (plan.c): to each rank its words, and the same from each rank for
@@ -230,7 +233,7 @@ moire_status moire_exchange_create(const struct moire_exchange_settings *setting
     if (status == MOIRE_OK) {
         new->placement = placement;
         status = set_up(new, settings, communicator, node_of, leaf_of);
-        new->communicator = (struct moire_communicator){ .mpi = MPI_COMM_NULL };
+        new->communicator = (struct moire_communicator) { .mpi = MPI_COMM_NULL };
     }
     status = moire_agree(communicator, status);
     if (status == MOIRE_OK) status = connect(new, communicator);

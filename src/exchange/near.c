@@ -23,7 +23,7 @@ moire_status moire_near_create(struct moire_exchange *exchange, size_t bytes, in
     }
     MOIRE_TRY(moire_agree(&exchange->communicator, status));
     return moire_node_memory_create(&exchange->communicator, exchange->node_of,
-                                    near->flags_each * exchange->settings.contexts, &near->memory);
+                                    near->flags_each * exchange->settings.contexts + 1, &near->memory);
 }
 
 void moire_near_free(struct moire_exchange *exchange)
@@ -117,8 +117,10 @@ static moire_status write_directory(struct moire_plan *plan)
     const struct moire_order *order = plan->private_state;
     struct moire_near_plan *near = near_plan(plan);
     const int64_t ranks = exchange->communicator.size, before = near->directory->pages.bytes;
-    const int64_t count = LENGTHS + chunk_words(exchange) + ranks + 1 + 2 * plan->copies + plan->received_rows;
-    MOIRE_TRY(moire_node_block_grow(near_of(exchange)->memory, near->directory, count * (int64_t)sizeof(int64_t)));
+    const int64_t count =
+        LENGTHS + chunk_words(exchange) + ranks + 1 + 2 * plan->copies + plan->received_rows;
+    MOIRE_TRY(
+        moire_node_block_grow(near_of(exchange)->memory, near->directory, count * (int64_t)sizeof(int64_t)));
     if (near->directory->pages.bytes != before) exchange->growths++;
     int64_t *words = near->directory->pages.data;
     words[COPIES] = plan->copies;
@@ -145,8 +147,8 @@ moire_status moire_near_prepare(struct moire_plan *plan)
     MOIRE_TRY(write_directory(plan));
     MOIRE_TRY(moire_exchange_grow(exchange, &near->places, &near->place_capacity, plan->copies,
                                   sizeof *near->places));
-    order->changed = atomic_load(&near_of(exchange)->memory->control->generation)
-                     != near_of(exchange)->generation;
+    order->changed =
+        atomic_load(&near_of(exchange)->memory->control->generation) != near_of(exchange)->generation;
     return MOIRE_OK;
 }
 
@@ -175,7 +177,7 @@ void moire_near_place(struct moire_plan *plan)
                       *row = there.in_row + there.in_chunk[own * (chunks + 1)];
         for (int64_t i = 0; i < count; i++)
             near_plan(plan)->places[first + i] =
-                (struct moire_place){ .row = row[i], .source = peer, .node = exchange->node_of[rank] };
+                (struct moire_place) { .row = row[i], .source = peer, .node = exchange->node_of[rank] };
     }
 }
 
@@ -273,8 +275,8 @@ void moire_near_have_read(struct moire_transfer *transfer)
 
 bool moire_near_all_have_read(const struct moire_transfer *transfer)
 {
-    return moire_node_flag_reached(near_of(transfer->exchange)->memory, moire_near_flag(transfer, MOIRE_NEAR_READ),
-                                   moire_near_epoch(transfer, 0));
+    return moire_node_flag_reached(near_of(transfer->exchange)->memory,
+                                   moire_near_flag(transfer, MOIRE_NEAR_READ), moire_near_epoch(transfer, 0));
 }
 
 void moire_near_sources(const struct moire_transfer *transfer, const struct moire_rows *buffer,
@@ -283,22 +285,23 @@ void moire_near_sources(const struct moire_transfer *transfer, const struct moir
     const struct moire_node_memory *memory = near_of(transfer->exchange)->memory;
     const int id = ((struct moire_node_block *)buffer->backend)->id;
     for (int peer = 0; peer < memory->size; peer++)
-        sources[peer] = (struct moire_sum_source){ .data = moire_node_memory_peer(memory, peer, id),
-                                                   .stride = buffer->width
-                                                             * (int64_t)moire_element_bytes(buffer->element) };
+        sources[peer] = (struct moire_sum_source) { .data = moire_node_memory_peer(memory, peer, id),
+                                                    .stride = buffer->width *
+                                                              (int64_t)moire_element_bytes(buffer->element) };
 }
 
 int64_t moire_near_memory(const struct moire_exchange_sizes *sizes, int flags_each)
 {
     const int64_t ranks = sizes->ranks, chunks = sizes->chunks > 0 ? sizes->chunks : 1;
-    int64_t bytes = (int64_t)sizeof(struct moire_near)
-                    + moire_node_memory_bytes(sizes->ranks, sizes->ranks_in_node, flags_each * sizes->contexts,
-                                              sizes->buffers + sizes->plans);
+    int64_t bytes = (int64_t)sizeof(struct moire_near) +
+                    moire_node_memory_bytes(sizes->ranks, sizes->ranks_in_node,
+                                            flags_each * sizes->contexts + 1, sizes->buffers + sizes->plans);
     for (int i = 0; i < sizes->plans; i++) {
         const struct moire_plan_rows *rows = &sizes->rows[i];
         int64_t words = LENGTHS + ranks * (chunks + 1) + ranks + 1 + 2 * rows->copies + rows->received;
-        bytes += (int64_t)sizeof(struct moire_near_plan) + moire_pages_bytes(words * (int64_t)sizeof(int64_t))
-                 + rows->copies * (int64_t)sizeof(struct moire_place);
+        bytes += (int64_t)sizeof(struct moire_near_plan) +
+                 moire_pages_bytes(words * (int64_t)sizeof(int64_t)) +
+                 rows->copies * (int64_t)sizeof(struct moire_place);
     }
     return bytes;
 }

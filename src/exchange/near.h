@@ -6,8 +6,9 @@
  * received copy is. So a destination that knows how many rows a source sends it (the counts of prepare) reads
  * from the source's directory which rows, and a source reads from a destination's directory where they lie.
  *
- * A transfer has an epoch of its context. READY tells how many chunks of it may be read, READ that this rank has
- * read all it wanted; a transfer is over when all peers have read, since only then may its buffers change. */
+ * A transfer has an epoch of its context. READY tells how many chunks of it may be read, READ that this rank
+ * has read all it wanted; a transfer is over when all peers have read, since only then may its buffers
+ * change. */
 #ifndef MOIRE_EXCHANGE_NEAR_H
 #define MOIRE_EXCHANGE_NEAR_H
 
@@ -16,8 +17,8 @@
 
 struct moire_near { /* of an exchange: the first member of its backend_state */
     struct moire_node_memory *memory;
-    int flags_each;       /* of a context: MOIRE_NEAR_FLAGS and the back end's own */
-    int64_t generation;   /* of this rank's blocks at the last settle */
+    int flags_each;     /* of a context: MOIRE_NEAR_FLAGS and the back end's own */
+    int64_t generation; /* of this rank's blocks at the last settle */
     int64_t epoch[MOIRE_CONTEXTS_MOST];
     int published[MOIRE_CONTEXTS_MOST]; /* chunks that READY says are there */
 };
@@ -26,7 +27,7 @@ enum { MOIRE_NEAR_READY, MOIRE_NEAR_READ, MOIRE_NEAR_FLAGS };
 
 struct moire_near_plan { /* of a plan: the first member of its backend_state */
     struct moire_node_block *directory;
-    struct moire_place *places;     /* [copies] by position, for own-node copies: source is the peer's index */
+    struct moire_place *places; /* [copies] by position, for own-node copies: source is the peer's index */
     int64_t place_capacity;
     int64_t in_levels[MOIRE_LEVELS]; /* received rows by the level of their source */
 };
@@ -39,8 +40,8 @@ struct moire_near_directory {
     const int64_t *in_row;       /* [received rows] */
 };
 
-/* backend_state, zeroed, has `bytes`; each context gets `own_flags` beside those here. Agreed: collective. The
- * free takes what a failed create has left. */
+/* backend_state, zeroed, has `bytes`; each context gets `own_flags` beside those here, and there is one more,
+ * the last, for the back end. Agreed: collective. The free takes what a failed create has left. */
 moire_status moire_near_create(struct moire_exchange *exchange, size_t bytes, int own_flags);
 void moire_near_free(struct moire_exchange *exchange);
 moire_status moire_near_rows_grow(struct moire_exchange *exchange, struct moire_rows *buffer, int64_t rows);

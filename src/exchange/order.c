@@ -13,11 +13,12 @@ static moire_status allocate(const struct moire_plan *plan, struct moire_order *
     MOIRE_TRY(moire_allocate(kind, instances + 1, sizeof(int64_t), &order->instance_begin));
     MOIRE_TRY(moire_allocate(kind, ranks + 1, sizeof(int64_t), &order->out_begin));
     MOIRE_TRY(moire_allocate(kind, ranks + 1, sizeof(int64_t), &order->in_begin));
-    MOIRE_TRY(moire_allocate(kind, ranks * (exchange->settings.chunks + 1), sizeof(int64_t), &order->in_chunk));
+    MOIRE_TRY(
+        moire_allocate(kind, ranks * (exchange->settings.chunks + 1), sizeof(int64_t), &order->in_chunk));
     MOIRE_TRY(moire_allocate(kind, ranks * moire_order_words(exchange, 0) + instances, sizeof(int64_t),
                              &order->send_words));
-    MOIRE_TRY(moire_allocate(kind, ranks * moire_order_words(exchange, plan->local_instances), sizeof(int64_t),
-                             &order->receive_words));
+    MOIRE_TRY(moire_allocate(kind, ranks * moire_order_words(exchange, plan->local_instances),
+                             sizeof(int64_t), &order->receive_words));
     return moire_allocate(kind, ranks, sizeof(int64_t), &order->cursor);
 }
 
@@ -177,7 +178,7 @@ static void add_segment(struct moire_plan *plan, int64_t instance)
     int64_t first = plan->instance_begin[instance], rows = plan->instance_begin[instance + 1] - first;
     if (rows > 0)
         plan->segments[plan->segment_count++] =
-            (struct moire_segment){ .instance = instance, .first_row = first, .rows = rows };
+            (struct moire_segment) { .instance = instance, .first_row = first, .rows = rows };
 }
 
 static void cut_segments(struct moire_plan *plan)

@@ -10,12 +10,12 @@ struct moire_side moire_side_of_buffers(const struct moire_rows *rows, const str
                                         const int64_t *index, const int64_t *number_index)
 {
     const int64_t bytes = (int64_t)moire_element_bytes(rows->element);
-    return (struct moire_side){ .rows = rows->data,
-                                .numbers = numbers ? numbers->data : NULL,
-                                .stride = rows->width * bytes,
-                                .number_stride = bytes,
-                                .index = index,
-                                .number_index = number_index };
+    return (struct moire_side) { .rows = rows->data,
+                                 .numbers = numbers ? numbers->data : NULL,
+                                 .stride = rows->width * bytes,
+                                 .number_stride = bytes,
+                                 .index = index,
+                                 .number_index = number_index };
 }
 
 static char *at(char *data, int64_t stride, const int64_t *index, int64_t i)
@@ -111,10 +111,8 @@ static int leaf_at(const struct reader *reader, int64_t i)
 
 /* For each element type, on elements [first, first + count) of a row:
  *   first_* puts a place's row into `out`, add_* adds it; rows of the wire are widened, others rounded to it
- *   sum_node_* the places of one node, from reader->at on; it starts from the first row itself, not from zero:
- *              a -0.0 stays
- *   sum_leaf_* the nodes of one leaf
- *   sum_row_*  the leaves */
+ *   sum_node_* the places of one node, from reader->at on; it starts from the first row itself, not from
+ * zero: a -0.0 stays sum_leaf_* the nodes of one leaf sum_row_*  the leaves */
 #define DEFINE_SUM(type)                                                                                     \
     static void first_##type(const struct reader *r, const struct moire_place *place, int64_t first,         \
                              int64_t count, type *restrict out)                                              \

@@ -4,7 +4,7 @@ enum { FROM_STAGING, FROM_OWN, SOURCES }; /* places[].source */
 
 /* Contexts. */
 
-static void free_staging(struct moire_staging *staging)
+void moire_staging_free(struct moire_staging *staging)
 {
     moire_release(staging->data);
     moire_release(staging->next);
@@ -30,8 +30,8 @@ void moire_packed_contexts_free(struct moire_exchange *exchange)
     for (int i = 0; i < MOIRE_CONTEXTS_MOST; i++) {
         struct moire_packed_context *context = exchange->transfers[i].backend_state;
         if (!context) continue;
-        free_staging(&context->out);
-        free_staging(&context->in);
+        moire_staging_free(&context->out);
+        moire_staging_free(&context->in);
         moire_release(context->send_rows);
         moire_release(context);
         exchange->transfers[i].backend_state = NULL;
@@ -42,7 +42,8 @@ moire_status moire_packed_types_create(const struct moire_exchange *exchange, MP
 {
     for (int with_number = 0; with_number < 2; with_number++) {
         int bytes = 0;
-        MOIRE_TRY(moire_narrow(moire_exchange_row_bytes(exchange, with_number), "the bytes of a row", &bytes));
+        MOIRE_TRY(
+            moire_narrow(moire_exchange_row_bytes(exchange, with_number), "the bytes of a row", &bytes));
         int result = MPI_Type_contiguous(bytes, MPI_BYTE, &row[with_number]);
         if (result == MPI_SUCCESS) result = MPI_Type_commit(&row[with_number]);
         MOIRE_TRY(moire_mpi_check(result, &exchange->communicator, "MPI_Type_contiguous"));
@@ -86,7 +87,8 @@ void moire_packed_release(struct moire_plan *plan)
     (void)plan; /* tables are kept for the next prepare */
 }
 
-/* Rows of `chunk` to (or from) a peer: the first in the order of the plan, and how many. None to this rank. */
+/* Rows of `chunk` to (or from) a peer: the first in the order of the plan, and how many. None to this rank.
+ */
 static int64_t chunk_rows(const struct moire_plan *plan, bool out, int peer, int chunk, int64_t *first)
 {
     int64_t end;
@@ -128,7 +130,7 @@ static void place(struct moire_plan *plan, int64_t position, int64_t row, int so
 {
     struct moire_packed *packed = plan->backend_state;
     packed->places[position] =
-        (struct moire_place){ .row = row, .source = source, .node = plan->exchange->node_of[rank] };
+        (struct moire_place) { .row = row, .source = source, .node = plan->exchange->node_of[rank] };
 }
 
 static void place_own(struct moire_plan *plan)
@@ -186,7 +188,14 @@ static void count_levels(struct moire_plan *plan)
     packed->in_rows = plan->received_rows - packed->in_levels[MOIRE_LEVEL_SELF];
 }
 
-/* A message may be under way in the memory of an open transfer: the larger one then waits beside it. */
+moire_status moire_staging_grow(struct moire_exchange *exchange, struct moire_staging *staging, bool open,
+                                int64_t bytes)
+{
+    if (staging->data && bytes <= staging->capacity) return MOIRE_OK;
+    return open ? moire_exchange_grow(exchange, &staging->next, &staging->next_capacity, bytes, 1)
+                : moire_exchange_grow(exchange, &staging->data, &staging->capacity, bytes, 1);
+}
+
 static moire_status grow_staging(struct moire_exchange *exchange, struct moire_staging *staging, bool open,
                                  int64_t rows)
 {
@@ -194,9 +203,7 @@ static moire_status grow_staging(struct moire_exchange *exchange, struct moire_s
     if (__builtin_mul_overflow(rows, moire_exchange_row_bytes(exchange, true), &bytes))
         return moire_fail(MOIRE_NO_MEMORY, "exchange: %lld rows of staging are too large to count",
                           (long long)rows);
-    if (staging->data && bytes <= staging->capacity) return MOIRE_OK;
-    return open ? moire_exchange_grow(exchange, &staging->next, &staging->next_capacity, bytes, 1)
-                : moire_exchange_grow(exchange, &staging->data, &staging->capacity, bytes, 1);
+    return moire_staging_grow(exchange, staging, open, bytes);
 }
 
 /* Every context must be able to take any prepared plan: which one it gets is known at begin, and that is too
@@ -240,26 +247,29 @@ int64_t moire_packed_row_bytes(const struct moire_transfer *transfer)
 unsigned char *moire_packed_from(const struct moire_transfer *transfer, int64_t row)
 {
     const struct moire_packed_context *context = transfer->backend_state;
-    return (transfer->combine ? context->in.data : context->out.data) + row * moire_packed_row_bytes(transfer);
+    return (transfer->combine ? context->in.data : context->out.data) +
+           row * moire_packed_row_bytes(transfer);
 }
 
 unsigned char *moire_packed_to(const struct moire_transfer *transfer, int64_t row)
 {
     const struct moire_packed_context *context = transfer->backend_state;
-    return (transfer->combine ? context->out.data : context->in.data) + row * moire_packed_row_bytes(transfer);
+    return (transfer->combine ? context->out.data : context->in.data) +
+           row * moire_packed_row_bytes(transfer);
 }
 
 /* The number is the end of its row of the staging. */
 static struct moire_side staging_side(const struct moire_transfer *transfer, unsigned char *rows)
 {
     const int64_t stride = moire_packed_row_bytes(transfer);
-    return (struct moire_side){ .rows = (char *)rows,
-                                .numbers = transfer->from_numbers
-                                               ? (char *)rows + moire_exchange_row_bytes(transfer->exchange, false)
-                                               : NULL,
-                                .stride = stride,
-                                .number_stride = stride,
-                                .wire = true };
+    return (struct moire_side) { .rows = (char *)rows,
+                                 .numbers =
+                                     transfer->from_numbers
+                                         ? (char *)rows + moire_exchange_row_bytes(transfer->exchange, false)
+                                         : NULL,
+                                 .stride = stride,
+                                 .number_stride = stride,
+                                 .wire = true };
 }
 
 static void pack(const struct moire_transfer *transfer, int chunk)
@@ -290,8 +300,8 @@ void moire_packed_start(struct moire_transfer *transfer)
 }
 
 /* Returns the rows of all messages of a step in one direction. */
-static int64_t list_messages(const struct moire_transfer *transfer, bool out, int64_t first_row, int64_t *rows,
-                             int64_t *at)
+static int64_t list_messages(const struct moire_transfer *transfer, bool out, int64_t first_row,
+                             int64_t *rows, int64_t *at)
 {
     const struct moire_plan *plan = transfer->plan;
     const struct moire_order *order = plan->private_state;
@@ -315,8 +325,8 @@ bool moire_packed_next(struct moire_transfer *transfer)
     if (context->step % order->rounds == 0) pack(transfer, (int)chunk);
     context->sent =
         list_messages(transfer, !transfer->combine, context->sent, context->send_rows, context->send_at);
-    context->arrived =
-        list_messages(transfer, transfer->combine, context->arrived, context->receive_rows, context->receive_at);
+    context->arrived = list_messages(transfer, transfer->combine, context->arrived, context->receive_rows,
+                                     context->receive_at);
     return true;
 }
 
@@ -375,7 +385,8 @@ static void sum(const struct moire_transfer *transfer)
                                 .order = order->token_order.data,
                                 .places = packed->places,
                                 .sources = rows };
-    moire_sum_rows(&tokens, &(struct moire_sum_target){ transfer->to->data, row, false }, plan->routing.tokens);
+    moire_sum_rows(&tokens, &(struct moire_sum_target) { transfer->to->data, row, false },
+                   plan->routing.tokens);
     if (!transfer->to_numbers) return;
     const struct moire_sum_source numbers[SOURCES] = {
         [FROM_STAGING] = { staging.numbers, staging.number_stride, false },
@@ -386,23 +397,23 @@ static void sum(const struct moire_transfer *transfer)
     slots.begin = order->slot_begin.data;
     slots.order = order->slot_order.data;
     slots.sources = numbers;
-    moire_sum_rows(&slots, &(struct moire_sum_target){ transfer->to_numbers->data, element, false },
+    moire_sum_rows(&slots, &(struct moire_sum_target) { transfer->to_numbers->data, element, false },
                    plan->routing.slots);
 }
 
-static void adopt_next(struct moire_staging *staging)
+void moire_staging_adopt(struct moire_staging *staging)
 {
     if (!staging->next) return;
     moire_release(staging->data);
-    *staging = (struct moire_staging){ .data = staging->next, .capacity = staging->next_capacity };
+    *staging = (struct moire_staging) { .data = staging->next, .capacity = staging->next_capacity };
 }
 
 moire_status moire_packed_end(struct moire_transfer *transfer)
 {
     struct moire_packed_context *context = transfer->backend_state;
     if (transfer->combine) sum(transfer);
-    adopt_next(&context->out);
-    adopt_next(&context->in);
+    moire_staging_adopt(&context->out);
+    moire_staging_adopt(&context->in);
     return MOIRE_OK;
 }
 
@@ -414,7 +425,8 @@ static int64_t count_messages(const struct moire_plan *plan, bool out)
     int64_t all = 0, first;
     for (int chunk = 0; chunk < exchange->settings.chunks; chunk++)
         for (int peer = 0; peer < exchange->communicator.size; peer++)
-            all += (chunk_rows(plan, out, peer, chunk, &first) + exchange->round_rows - 1) / exchange->round_rows;
+            all += (chunk_rows(plan, out, peer, chunk, &first) + exchange->round_rows - 1) /
+                   exchange->round_rows;
     return all;
 }
 
@@ -456,8 +468,9 @@ int64_t moire_packed_memory(const struct moire_exchange_sizes *sizes)
     int64_t bytes = sizes->contexts * (int64_t)sizeof(struct moire_packed_context), out = 0, in = 0;
     for (int i = 0; i < sizes->plans; i++) {
         const struct moire_plan_rows *rows = &sizes->rows[i];
-        bytes += (int64_t)sizeof(struct moire_packed) + (2 * rows->out + rows->in) * (int64_t)sizeof(int64_t)
-                 + rows->copies * (int64_t)sizeof(struct moire_place);
+        bytes += (int64_t)sizeof(struct moire_packed) +
+                 (2 * rows->out + rows->in) * (int64_t)sizeof(int64_t) +
+                 rows->copies * (int64_t)sizeof(struct moire_place);
         if (rows->out > out) out = rows->out;
         if (rows->in > in) in = rows->in;
     }

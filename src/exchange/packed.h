@@ -1,13 +1,13 @@
-/* Rows packed into messages: what the back ends share that send one row a copy. Rows to (and from) other ranks
- * stand in staging memory, ordered by chunk, round and peer; what a peer gets of one chunk in one round is one
- * message, a contiguous run. Only how messages travel is a back end's own.
+/* Rows packed into messages: what the back ends share that send one row a copy. Rows to (and from) other
+ * ranks stand in staging memory, ordered by chunk, round and peer; what a peer gets of one chunk in one round
+ * is one message, a contiguous run. Only how messages travel is a back end's own.
  *
- * The number of a slot travels behind its row, as part of the row in the staging: one message a peer instead of
- * two, one set of counts, no second latency. It costs nothing: rows are packed anyway.
+ * The number of a slot travels behind its row, as part of the row in the staging: one message a peer instead
+ * of two, one set of counts, no second latency. It costs nothing: rows are packed anyway.
  *
- * A *step* is a round of a chunk: step s is round s % rounds of chunk s / rounds. More rows of a chunk to a peer
- * than exchange->round_rows are cut into rounds, as many for every chunk and rank as the largest of all needs
- * (agreed on in prepare); theirs may be empty.
+ * A *step* is a round of a chunk: step s is round s % rounds of chunk s / rounds. More rows of a chunk to a
+ * peer than exchange->round_rows are cut into rounds, as many for every chunk and rank as the largest of all
+ * needs (agreed on in prepare); theirs may be empty.
  *
  * In a dispatch rows leave from `out` and arrive at `in`; in a combine it is the other way round. */
 #ifndef MOIRE_EXCHANGE_PACKED_H
@@ -32,11 +32,18 @@ struct moire_staging {
     int64_t next_capacity;
 };
 
-struct moire_packed_context {      /* of a transfer: the first member of its backend_state */
+/* Room for so many bytes. Memory of an open transfer stays where it is, since a message may be under way in
+ * it; the larger one waits beside it until moire_staging_adopt, at its end. */
+moire_status moire_staging_grow(struct moire_exchange *exchange, struct moire_staging *staging, bool open,
+                                int64_t bytes);
+void moire_staging_adopt(struct moire_staging *staging);
+void moire_staging_free(struct moire_staging *staging);
+
+struct moire_packed_context { /* of a transfer: the first member of its backend_state */
     struct moire_staging out, in;
-    int64_t step;                  /* the one under way */
-    int64_t sent, arrived;         /* staging rows of earlier steps */
-    int64_t *send_rows, *send_at;  /* [P]: messages of the step: rows, first row in the staging */
+    int64_t step;                 /* the one under way */
+    int64_t sent, arrived;        /* staging rows of earlier steps */
+    int64_t *send_rows, *send_at; /* [P]: messages of the step: rows, first row in the staging */
     int64_t *receive_rows, *receive_at;
 };
 
@@ -62,8 +69,8 @@ void moire_packed_types_free(MPI_Datatype row[2]);
 
 /* Start of a transfer: no step yet; counts its bytes. */
 void moire_packed_start(struct moire_transfer *transfer);
-/* Whether there is a step to start now: there is one left, and its chunk is ready. If so, packs the chunk with
- * its first step, and fills send_* and receive_*. */
+/* Whether there is a step to start now: there is one left, and its chunk is ready. If so, packs the chunk
+ * with its first step, and fills send_* and receive_*. */
 bool moire_packed_next(struct moire_transfer *transfer);
 /* The step is done, here: goes on to the next one, sets transfer->landed and transfer->done. */
 void moire_packed_step_done(struct moire_transfer *transfer);

@@ -5,11 +5,11 @@
  * before it goes on to the next; and on sparse exchanges, since a peer without rows costs nothing. Memory: as
  * alltoallv, and a request and a place in the schedule for each peer.
  *
- * Schedule: other nodes first, since their messages take longest, nearest numbers last. In turn k this rank sends
- * to node (own + k) and receives from node (own - k); within a node in the order of a rotation that begins at
- * its own place in its node. So in each turn every node, and where nodes are alike every rank, gets one sender:
- * no hot spot. Sends and receives have a window each, of exchange.peers_in_flight; when a message is done the
- * next one of the schedule starts. */
+ * Schedule: other nodes first, since their messages take longest, nearest numbers last. In turn k this rank
+ * sends to node (own + k) and receives from node (own - k); within a node in the order of a rotation that
+ * begins at its own place in its node. So in each turn every node, and where nodes are alike every rank, gets
+ * one sender: no hot spot. Sends and receives have a window each, of exchange.peers_in_flight; when a message
+ * is done the next one of the schedule starts. */
 #include <stdio.h>
 
 #include "exchange/packed.h"
@@ -62,7 +62,8 @@ static void schedule(const struct moire_exchange *exchange, int direction, int *
     const int place = place_in_node(exchange);
     int count = 0;
     for (int turn = 1; turn <= nodes; turn++) {
-        const int other = (node + direction * (turn % nodes) + nodes) % nodes, size = ranks_of_node(exchange, other);
+        const int other = (node + direction * (turn % nodes) + nodes) % nodes,
+                  size = ranks_of_node(exchange, other);
         for (int i = 0; i < size; i++) {
             const int at = ((place + direction * i) % size + size) % size;
             const int peer = exchange->node_order[exchange->node_begin[other] + at];
@@ -74,7 +75,8 @@ static void schedule(const struct moire_exchange *exchange, int direction, int *
 static moire_status open_window(const struct state *state, int *peers, struct window *window)
 {
     window->schedule = peers;
-    MOIRE_TRY(moire_allocate(MOIRE_MEMORY_EXCHANGE, state->window, sizeof *window->requests, &window->requests));
+    MOIRE_TRY(
+        moire_allocate(MOIRE_MEMORY_EXCHANGE, state->window, sizeof *window->requests, &window->requests));
     for (int i = 0; i < state->window; i++) window->requests[i] = MPI_REQUEST_NULL;
     return MOIRE_OK;
 }
@@ -131,14 +133,16 @@ static moire_status start_message(struct moire_transfer *transfer, bool send, in
     const struct context *context = transfer->backend_state;
     const struct moire_packed_context *packed = &context->packed;
     MPI_Datatype row = state->row[transfer->from_numbers != NULL];
-    int result = send ? MPI_Isend(moire_packed_from(transfer, packed->send_at[peer]),
-                                  (int)packed->send_rows[peer], row, peer, 0, transfer->communicator.mpi, request)
-                      : MPI_Irecv(moire_packed_to(transfer, packed->receive_at[peer]),
-                                  (int)packed->receive_rows[peer], row, peer, 0, transfer->communicator.mpi, request);
+    int result =
+        send ? MPI_Isend(moire_packed_from(transfer, packed->send_at[peer]), (int)packed->send_rows[peer],
+                         row, peer, 0, transfer->communicator.mpi, request)
+             : MPI_Irecv(moire_packed_to(transfer, packed->receive_at[peer]), (int)packed->receive_rows[peer],
+                         row, peer, 0, transfer->communicator.mpi, request);
     return moire_mpi_check(result, &transfer->communicator, send ? "MPI_Isend" : "MPI_Irecv");
 }
 
-/* Starts messages in the empty places of the window, as long as there are some; peers without rows have none. */
+/* Starts messages in the empty places of the window, as long as there are some; peers without rows have none.
+ */
 static moire_status fill(struct moire_transfer *transfer, bool send)
 {
     const struct state *state = transfer->exchange->backend_state;
@@ -163,7 +167,8 @@ static moire_status test(struct moire_transfer *transfer, struct window *window,
     struct context *context = transfer->backend_state;
     int count = 0;
     if (window->open == 0) return MOIRE_OK;
-    int result = MPI_Testsome(state->window, window->requests, &count, context->finished, MPI_STATUSES_IGNORE);
+    int result =
+        MPI_Testsome(state->window, window->requests, &count, context->finished, MPI_STATUSES_IGNORE);
     MOIRE_TRY(moire_mpi_check(result, &transfer->communicator, "MPI_Testsome"));
     if (count == MPI_UNDEFINED || count == 0) return MOIRE_OK;
     window->open -= count;
@@ -223,21 +228,23 @@ static int64_t memory(const struct moire_exchange_sizes *sizes)
 {
     const int64_t ranks = sizes->ranks, most = sizes->peers_in_flight,
                   window = most > 0 && most < ranks ? most : ranks;
-    return moire_packed_memory(sizes) + 2 * ranks * (int64_t)sizeof(int)
-           + sizes->contexts * window * (int64_t)(2 * sizeof(MPI_Request) + sizeof(int));
+    return moire_packed_memory(sizes) + 2 * ranks * (int64_t)sizeof(int) +
+           sizes->contexts * window * (int64_t)(2 * sizeof(MPI_Request) + sizeof(int));
 }
 
 static void print(const struct moire_exchange *exchange, char *line, size_t line_bytes)
 {
     const struct state *state = exchange->backend_state;
-    snprintf(line, line_bytes,
-             "pairwise: %lld bytes a row, at most %d peers in flight each way, %d nodes in turn, own node last",
-             (long long)moire_exchange_row_bytes(exchange, true), state->window, exchange->nodes);
+    snprintf(
+        line, line_bytes,
+        "pairwise: %lld bytes a row, at most %d peers in flight each way, %d nodes in turn, own node last",
+        (long long)moire_exchange_row_bytes(exchange, true), state->window, exchange->nodes);
 }
 
 const struct moire_backend moire_backend_pairwise = {
     .name = "pairwise",
-    .wins = "one row a slot by MPI_Isend in turns of nodes, few at once; wins with many ranks or sparse traffic",
+    .wins =
+        "one row a slot by MPI_Isend in turns of nodes, few at once; wins with many ranks or sparse traffic",
     .applicable = applicable,
     .init = init,
     .rows_grow = moire_rows_grow_plain,

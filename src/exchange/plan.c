@@ -3,9 +3,9 @@
  * prepare makes two small collectives.
  *
  * 1. Counts. Each rank tells each other rank its error word, what the back end has to say, and how many rows
- *    go to each of that rank's instances: one all-to-all of so many integers. Tokens and slots need not travel:
- *    rows come in the order of the sender's positions. A failure before this point (of the router, of the
- *    routing, of memory for the order) becomes known to all with it.
+ *    go to each of that rank's instances: one all-to-all of so many integers. Tokens and slots need not
+ * travel: rows come in the order of the sender's positions. A failure before this point (of the router, of
+ * the routing, of memory for the order) becomes known to all with it.
  *
  * 2. Agreement. Only with the counts does a rank know how many rows it receives, so only then can it grow its
  *    buffers, and fail. And nobody sees more than its own row and column of the table of counts: the largest
@@ -73,8 +73,8 @@ void moire_exchange_release(struct moire_plan *plan)
     plan->prepared = false;
 }
 
-/* To each rank: the error word, the back end's words, the counts of its instances. A rank that has failed sends
- * no rows. */
+/* To each rank: the error word, the back end's words, the counts of its instances. A rank that has failed
+ * sends no rows. */
 static void write_words(struct moire_plan *plan, moire_status local)
 {
     const struct moire_exchange *exchange = plan->exchange;
@@ -143,18 +143,19 @@ static moire_status check_counts(struct moire_plan *plan, moire_status local)
     int64_t *expected = order->send_words, *echoed = order->cursor;
     MPI_Request request = MPI_REQUEST_NULL;
     for (int r = 0; r < ranks; r++) expected[r] = order->in_begin[r + 1] - order->in_begin[r];
-    int result = MPI_Ialltoall(expected, 1, MPI_INT64_T, echoed, 1, MPI_INT64_T, exchange->communicator.mpi,
-                               &request);
+    int result =
+        MPI_Ialltoall(expected, 1, MPI_INT64_T, echoed, 1, MPI_INT64_T, exchange->communicator.mpi, &request);
     MOIRE_TRY(moire_mpi_check(result, &exchange->communicator, "MPI_Ialltoall"));
     MOIRE_TRY(moire_exchange_wait(exchange, &request, "MPI_Ialltoall"));
     for (int r = 0; r < ranks && local == MOIRE_OK; r++) {
         int64_t sent = order->out_begin[r + 1] - order->out_begin[r];
         if (echoed[r] != sent)
-            local = moire_fail(MOIRE_FAILED,
-                               "exchange: rank %d of %s sends %lld rows to rank %d, which expects %lld; this is an "
-                               "error of the program or of MPI, try another exchange.backend",
-                               exchange->communicator.rank, exchange->communicator.name, (long long)sent, r,
-                               (long long)echoed[r]);
+            local = moire_fail(
+                MOIRE_FAILED,
+                "exchange: rank %d of %s sends %lld rows to rank %d, which expects %lld; this is an "
+                "error of the program or of MPI, try another exchange.backend",
+                exchange->communicator.rank, exchange->communicator.name, (long long)sent, r,
+                (long long)echoed[r]);
     }
     return local;
 }
@@ -179,8 +180,8 @@ static moire_status agree(struct moire_plan *plan, moire_status local)
     int64_t largest[] = { local, plan->received_rows, order->rounds, order->changed };
     const int count = sizeof largest / sizeof *largest;
     MPI_Request request = MPI_REQUEST_NULL;
-    int result =
-        MPI_Iallreduce(MPI_IN_PLACE, largest, count, MPI_INT64_T, MPI_MAX, exchange->communicator.mpi, &request);
+    int result = MPI_Iallreduce(MPI_IN_PLACE, largest, count, MPI_INT64_T, MPI_MAX,
+                                exchange->communicator.mpi, &request);
     MOIRE_TRY(moire_mpi_check(result, &exchange->communicator, "MPI_Iallreduce"));
     MOIRE_TRY(moire_exchange_wait(exchange, &request, "MPI_Iallreduce"));
     if (largest[0] != MOIRE_OK) return moire_agree(&exchange->communicator, local);
@@ -200,7 +201,8 @@ static moire_status prepare_local(struct moire_plan *plan, const struct moire_ro
             "exchange: a plan cannot be prepared while %d of its transfers are open; end them first",
             order->open);
     moire_exchange_release(plan);
-    return moire_order_send(plan, routing);
+    MOIRE_TRY(moire_order_send(plan, routing));
+    return plan->exchange->backend->route ? plan->exchange->backend->route(plan) : MOIRE_OK;
 }
 
 static void raise(int64_t *most, int64_t value)
@@ -218,6 +220,10 @@ static void note_rows(struct moire_plan *plan)
     raise(&most->copies, plan->copies);
     raise(&most->received, plan->received_rows);
     raise(&most->out, plan->copies - (order->out_begin[own + 1] - order->out_begin[own]));
+    raise(&most->relayed_out, order->relayed_out);
+    raise(&most->relayed_in, order->relayed_in);
+    raise(&most->relayed_out_copies, order->relayed_out_copies);
+    raise(&most->relayed_in_copies, order->relayed_in_copies);
     raise(&most->in, plan->received_rows - (order->in_begin[own + 1] - order->in_begin[own]));
 }
 

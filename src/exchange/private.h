@@ -72,6 +72,9 @@ struct moire_order {
     int64_t rounds;
     /* Likewise: something of this rank has changed that others must look at in settle; then: of any rank. */
     bool changed;
+    /* Rows that go through relays, and the copies they stand for: set by the back end, zero where there are
+     * none. */
+    int64_t relayed_out, relayed_out_copies, relayed_in, relayed_in_copies;
     int open; /* transfers of this plan */
 };
 
@@ -143,6 +146,9 @@ void moire_exchange_count(struct moire_transfer *transfer, int level, int64_t ro
  * one of those can be kept waiting by this one. */
 moire_status moire_exchange_wait(struct moire_exchange *exchange, MPI_Request *request,
                                  const char *operation);
+
+/* transfer.c: what every wait does meanwhile: moves all open transfers on and takes what has landed. */
+moire_status moire_exchange_advance(struct moire_exchange *exchange);
 
 /* backends.c: the entry for a name, "auto" included. MOIRE_USAGE where there is none or it is not applicable.
  */

@@ -1,6 +1,6 @@
-/* shared: one node, one copy. Each rank reads the rows that it is to receive straight out of the buffers of the
- * ranks that send them, and sums the rows of its tokens straight out of the buffers where the experts left
- * them (near.h). Gather, exchange and scatter are one pass over the rows; nothing is packed.
+/* shared: one node, one copy. Each rank reads the rows that it is to receive straight out of the buffers of
+ * the ranks that send them, and sums the rows of its tokens straight out of the buffers where the experts
+ * left them (near.h). Gather, exchange and scatter are one pass over the rows; nothing is packed.
  *
  * It wins on one node, always but for a few rows. It needs ranks that can map each other's memory. Memory: no
  * staging; the directory and the places of each plan.
@@ -28,8 +28,8 @@ static moire_status init(struct moire_exchange *exchange)
     MOIRE_TRY(moire_near_create(exchange, sizeof(struct state), 0));
     struct state *state = exchange->backend_state;
     return moire_agree(&exchange->communicator,
-                       moire_allocate(MOIRE_MEMORY_EXCHANGE, exchange->communicator.size, sizeof *state->sources,
-                                      &state->sources));
+                       moire_allocate(MOIRE_MEMORY_EXCHANGE, exchange->communicator.size,
+                                      sizeof *state->sources, &state->sources));
 }
 
 static void free_exchange(struct moire_exchange *exchange)
@@ -76,24 +76,25 @@ static void sum(struct moire_transfer *transfer)
                              .places = near->places,
                              .sources = state->sources };
     moire_near_sources(transfer, transfer->from, state->sources);
-    moire_sum_rows(&sum, &(struct moire_sum_target){ transfer->to->data, transfer->to->width * element, false },
+    moire_sum_rows(&sum,
+                   &(struct moire_sum_target) { transfer->to->data, transfer->to->width * element, false },
                    plan->routing.tokens);
     if (!transfer->to_numbers) return;
     moire_near_sources(transfer, transfer->from_numbers, state->sources);
     sum.numbers = true;
     sum.begin = order->slot_begin.data;
     sum.order = order->slot_order.data;
-    moire_sum_rows(&sum, &(struct moire_sum_target){ transfer->to_numbers->data, element, false },
+    moire_sum_rows(&sum, &(struct moire_sum_target) { transfer->to_numbers->data, element, false },
                    plan->routing.slots);
 }
 
-/* A transfer that has read its last row says so once: `taken` counts what has been read, and a combine reads all
- * at once. */
+/* A transfer that has read its last row says so once: `taken` counts what has been read, and a combine reads
+ * all at once. */
 static void read_rows(struct moire_transfer *transfer)
 {
     const int chunks = transfer->exchange->settings.chunks;
-    if (transfer->combine && transfer->taken < chunks
-        && moire_near_reached(transfer, MOIRE_NEAR_READY) == chunks) {
+    if (transfer->combine && transfer->taken < chunks &&
+        moire_near_reached(transfer, MOIRE_NEAR_READY) == chunks) {
         sum(transfer);
         transfer->taken = chunks;
         moire_near_have_read(transfer);
@@ -147,7 +148,8 @@ static int volume(const struct moire_plan *plan, struct moire_stage *stages, int
         sources += order->in_begin[r + 1] > order->in_begin[r];
     }
     const struct moire_stage both[] = {
-        { "rows out", MOIRE_LEVEL_NODE, readers, out * bytes, in * bytes, 0, 0, plan->received_rows * bytes, -1 },
+        { "rows out", MOIRE_LEVEL_NODE, readers, out * bytes, in * bytes, 0, 0, plan->received_rows * bytes,
+          -1 },
         { "rows back", MOIRE_LEVEL_NODE, sources, in * bytes, out * bytes, 0, 0, plan->copies * bytes, 0 },
     };
     const int count = sizeof both / sizeof *both;
@@ -157,9 +159,9 @@ static int volume(const struct moire_plan *plan, struct moire_stage *stages, int
 
 static int64_t memory(const struct moire_exchange_sizes *sizes)
 {
-    return moire_near_memory(sizes, MOIRE_NEAR_FLAGS)
-           + (int64_t)(sizeof(struct state) - sizeof(struct moire_near))
-           + sizes->ranks * (int64_t)sizeof(struct moire_sum_source);
+    return moire_near_memory(sizes, MOIRE_NEAR_FLAGS) +
+           (int64_t)(sizeof(struct state) - sizeof(struct moire_near)) +
+           sizes->ranks * (int64_t)sizeof(struct moire_sum_source);
 }
 
 static void print(const struct moire_exchange *exchange, char *line, size_t line_bytes)

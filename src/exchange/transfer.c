@@ -6,8 +6,8 @@
 static moire_status check_buffer(const struct moire_exchange *exchange, const struct moire_rows *buffer,
                                  int64_t width, int64_t rows, const char *what)
 {
-    if (buffer->element == exchange->settings.element && buffer->width == width
-        && buffer->capacity_rows >= rows)
+    if (buffer->element == exchange->settings.element && buffer->width == width &&
+        buffer->capacity_rows >= rows)
         return MOIRE_OK;
     return moire_fail(
         MOIRE_FAILED,
@@ -119,8 +119,7 @@ moire_status moire_exchange_progress(struct moire_exchange *exchange)
 {
     for (int i = 0; i < exchange->settings.contexts; i++) {
         struct moire_transfer *transfer = &exchange->transfers[i];
-        if (transfer->open && !transfer->done)
-            MOIRE_TRY(exchange->backend->progress(transfer));
+        if (transfer->open && !transfer->done) MOIRE_TRY(exchange->backend->progress(transfer));
     }
     return MOIRE_OK;
 }
@@ -132,9 +131,8 @@ bool moire_exchange_is_busy(const struct moire_exchange *exchange)
     return false;
 }
 
-/* What a wait does meanwhile: moves all open transfers on and takes what has landed. A peer may wait until this
- * rank has read its rows; so a rank that waits for anything must take. */
-static moire_status advance(struct moire_exchange *exchange)
+/* A peer may wait until this rank has read its rows; so a rank that waits for anything must take. */
+moire_status moire_exchange_advance(struct moire_exchange *exchange)
 {
     MOIRE_TRY(moire_exchange_progress(exchange));
     for (int i = 0; i < exchange->settings.contexts; i++) {
@@ -153,7 +151,7 @@ moire_status moire_exchange_wait(struct moire_exchange *exchange, MPI_Request *r
         MOIRE_TRY(
             moire_mpi_check(MPI_Test(request, &done, MPI_STATUS_IGNORE), &exchange->communicator, operation));
         if (done) return MOIRE_OK;
-        MOIRE_TRY(advance(exchange));
+        MOIRE_TRY(moire_exchange_advance(exchange));
         sched_yield();
     }
 }
@@ -167,7 +165,7 @@ moire_status moire_transfer_chunk(struct moire_transfer *transfer, int chunk)
         return moire_exchange_progress(exchange);
     }
     while (transfer->taken <= chunk) {
-        MOIRE_TRY(advance(exchange));
+        MOIRE_TRY(moire_exchange_advance(exchange));
         if (transfer->taken <= chunk) sched_yield();
     }
     return MOIRE_OK;
@@ -179,7 +177,7 @@ moire_status moire_transfer_end(struct moire_transfer *transfer)
     struct moire_order *order = transfer->plan->private_state;
     transfer->ready = exchange->settings.chunks;
     for (;;) {
-        MOIRE_TRY(advance(exchange));
+        MOIRE_TRY(moire_exchange_advance(exchange));
         if (transfer->done && (transfer->combine || transfer->taken == exchange->settings.chunks)) break;
         sched_yield();
     }

@@ -21,6 +21,9 @@ struct moire_backend {
     void (*rows_free)(struct moire_exchange *exchange, struct moire_rows *buffer);
     /* Private state in plan->backend_state. Not collective, not agreed yet. */
     moire_status (*plan_create)(struct moire_plan *plan);
+    /* Called when the order of what this rank sends is known, before counts travel. NULL: nothing to do. Not
+     * collective, not agreed yet. */
+    moire_status (*route)(struct moire_plan *plan);
     /* Words of its own that each rank tells each other rank beside the counts, before prepare; 0: none, and no
      * function. `words` [extra_words] for rank `peer`; moire_order_extra reads them at the receiver. */
     int extra_words;
@@ -64,5 +67,6 @@ extern const int moire_backend_count;
 extern const struct moire_backend moire_backend_alltoallv;
 extern const struct moire_backend moire_backend_pairwise;
 extern const struct moire_backend moire_backend_shared;
+extern const struct moire_backend moire_backend_hierarchical;
 
 #endif

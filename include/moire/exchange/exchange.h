@@ -121,6 +121,8 @@ struct moire_plan_rows {
     int64_t copies;        /* sent, own-rank ones included */
     int64_t received;      /* own-rank ones included */
     int64_t out, in;       /* to and from other ranks */
+    /* rows through relays, sent and relayed, and the copies that they stand for */
+    int64_t relayed_out, relayed_out_copies, relayed_in, relayed_in_copies;
 };
 
 /* Everything needed to run one exchange. The fields are for reading, valid from prepare to release. */
