@@ -263,7 +263,7 @@ static const struct moire_part *part(int index)
 const struct moire_command moire_command_bench = {
     .name = "bench",
     .part = part,
-    .summary = "measure products, layers, steps, packing and checkpoints",
+    .summary = "measure products, layers, steps, packing, exchanges and checkpoints",
     .details = "Measures one part of a run. Nothing is trained or kept. Lines that begin with #\n"
                "hold every setting. --format=text|csv|json: json has the samples of all ranks\n"
                "too. --output=FILE: written there at the end. A benchmark whose results are\n"

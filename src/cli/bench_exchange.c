@@ -360,10 +360,10 @@ static moire_status run_bench(struct moire_bench_run *run)
 const struct moire_bench moire_bench_exchange = {
     .part = { .name = "exchange",
               .arguments = "[FILE.ini] [--section.key=value ...]",
-              .details = "exchange measures rows out (dispatch), rows back (combine) and their preparation,\n"
-                         "without compute, with every back end beside MPI_Alltoallv and the copies\n"
-                         "alone: by size (bench.bytes), or as the model exchanges\n"
-                         "(bench.traffic = model). What arrives is checked first.\n"
+              .details = "exchange measures rows out (dispatch), rows back (combine) and prepare, without\n"
+                         "compute: every back end beside plain MPI and the copies alone. By size\n"
+                         "(bench.bytes), or as the model exchanges (bench.traffic = model). What arrives\n"
+                         "is checked first.\n"
                          "\n"
                          "  mpirun -n 4 moire bench exchange --bench.bytes=64:1Mi --format=csv" },
     .emulates = true,

@@ -140,6 +140,7 @@ static void copy_one(const struct moire_baseline *baseline, const struct end *to
 static void copy_run(const struct moire_baseline *baseline, const struct end *to, const struct end *from,
                      int64_t first, int64_t last)
 {
+    if (first == last) return; /* even a loop of no turns begins and ends a region of threads */
 #pragma omp parallel for schedule(static) if ((last - first) * baseline->wire_bytes > PARALLEL_BYTES)
     for (int64_t i = first; i < last; i++) copy_one(baseline, to, i, from, i);
 }

@@ -107,7 +107,7 @@ else
     skip "json and csv are valid" "there is no python3"
 fi
 check "samples by rank are HDF5" sh -c 'test "$(head -c 4 samples.h5 | tail -c 3)" = HDF'
-check "of every variant" sh -c 'test "$(wc -c <samples.h5)" -gt $((2 * 10 * 6 * 2 * 2 * 8))'
+check "of every variant" sh -c 'test "$(wc -c <samples.h5)" -gt $((2 * 7 * 6 * 2 * 2 * 8))'
 
 # ---- what is wrong ----
 
