@@ -4,23 +4,24 @@ AC_DEFUN([MOIRE_LIBRARY], [
     [AC_MSG_ERROR([$2 was not found by pkg-config; install $3, or set PKG_CONFIG_PATH, or $1_CFLAGS and $1_LIBS])])
 ])
 
-# MOIRE_HWLOC: --with-hwloc=DIR, --without-hwloc. Used where it is found; asked for and missing is an error.
-AC_DEFUN([MOIRE_HWLOC], [
-  AC_ARG_WITH([hwloc],
-    [AS_HELP_STRING([--with-hwloc@<:@=DIR@:>@], [sockets, NUMA nodes and network devices by hwloc 2, installed in DIR (default: where found)])],
-    [], [with_hwloc=auto])
-  have_hwloc=no
-  AS_IF([test "x$with_hwloc" != xno], [
-    AS_CASE([$with_hwloc], [yes|auto], [], [
+# MOIRE_OPTIONAL(NAME, name, MODULES, PACKAGE, WHAT): --with-name=DIR, --without-name. Used where it is found; asked for
+# and missing is an error. Sets have_name, and defines MOIRE_HAVE_NAME.
+AC_DEFUN([MOIRE_OPTIONAL], [
+  AC_ARG_WITH([$2],
+    [AS_HELP_STRING([--with-$2@<:@=DIR@:>@], [$5, installed in DIR (default: where found)])],
+    [], [with_$2=auto])
+  have_$2=no
+  AS_IF([test "x$with_$2" != xno], [
+    AS_CASE([$with_$2], [yes|auto], [], [
       AS_FOR([D], [d], [lib lib64 share "lib/$($CC -print-multiarch 2>/dev/null)"], [
-        AS_IF([test -f "$with_hwloc/$d/pkgconfig/hwloc.pc"],
-          [PKG_CONFIG_PATH="$with_hwloc/$d/pkgconfig:$PKG_CONFIG_PATH"; export PKG_CONFIG_PATH; moire_hwloc_found=yes])])
-      AS_IF([test "x$moire_hwloc_found" != xyes && test -z "$HWLOC_LIBS"],
-        [AC_MSG_ERROR([hwloc.pc was not found under $with_hwloc; give the prefix of an hwloc 2, or --without-hwloc])])])
-    PKG_CHECK_MODULES([HWLOC], [hwloc >= 2 hwloc < 3], [have_hwloc=yes], [
-      AS_IF([test "x$with_hwloc" != xauto],
-        [AC_MSG_ERROR([hwloc 2 was not found by pkg-config; install libhwloc-dev, set PKG_CONFIG_PATH, or give --without-hwloc])])])])
-  AS_IF([test $have_hwloc = yes], [AC_DEFINE([MOIRE_HAVE_HWLOC], [1], [Define to 1 where hwloc is used.])])
+        AS_IF([test -f "$with_$2/$d/pkgconfig/$2.pc"],
+          [PKG_CONFIG_PATH="$with_$2/$d/pkgconfig:$PKG_CONFIG_PATH"; export PKG_CONFIG_PATH; moire_$2_found=yes])])
+      AS_IF([test "x$moire_$2_found" != xyes && test -z "$$1_LIBS"],
+        [AC_MSG_ERROR([$2.pc was not found under $with_$2; give the prefix where $3 is installed, or --without-$2])])])
+    PKG_CHECK_MODULES([$1], [$3], [have_$2=yes], [
+      AS_IF([test "x$with_$2" != xauto],
+        [AC_MSG_ERROR([$3 was not found by pkg-config; install $4, set PKG_CONFIG_PATH, or give --without-$2])])])])
+  AS_IF([test $have_$2 = yes], [AC_DEFINE([MOIRE_HAVE_$1], [1], [Define to 1 where $2 is used.])])
 ])
 
 # MOIRE_LIBRARIES: everything beside MPI.
@@ -46,7 +47,9 @@ AC_DEFUN([MOIRE_LIBRARIES], [
   MOIRE_LIBRARY([INIH], [inih], [libinih-dev])
   MOIRE_LIBRARY([JANSSON], [jansson], [libjansson-dev])
   MOIRE_LIBRARY([XXHASH], [libxxhash], [libxxhash-dev])
-  MOIRE_HWLOC
+  MOIRE_OPTIONAL([HWLOC], [hwloc], [hwloc >= 2 hwloc < 3], [libhwloc-dev],
+    [sockets, NUMA nodes and network devices by hwloc 2])
+  MOIRE_OPTIONAL([UCX], [ucx], [ucx >= 1.10], [libucx-dev], [the exchange back end ucx by UCX])
   PKG_CHECK_MODULES([CMOCKA], [cmocka], [have_cmocka=yes], [have_cmocka=no])
   AM_CONDITIONAL([HAVE_CMOCKA], [test "x$have_cmocka" = xyes])
   AC_SEARCH_LIBS([sqrt], [m])

@@ -15,6 +15,9 @@ AC_DEFUN([MOIRE_SUMMARY], [
   AS_IF([test $have_hwloc = yes],
     [moire_line "hwloc" "$($PKG_CONFIG --modversion hwloc 2>/dev/null)"],
     [moire_line "hwloc" "no (sockets, NUMA nodes and devices stay unknown)"])
+  AS_IF([test $have_ucx = yes],
+    [moire_line "UCX" "$($PKG_CONFIG --modversion ucx 2>/dev/null)"],
+    [moire_line "UCX" "no (without the exchange back end ucx)"])
   moire_line "cmocka" "$have_cmocka (needed by make check)"
   moire_rule
   moire_line "debug" "$enable_debug"

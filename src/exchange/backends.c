@@ -11,6 +11,7 @@ const struct moire_backend *const moire_backends[] = {
     &moire_backend_pairwise,
     &moire_backend_shared,
     &moire_backend_hierarchical,
+    &moire_backend_ucx,
 };
 enum { BACKENDS = sizeof moire_backends / sizeof *moire_backends };
 const int moire_backend_count = BACKENDS;
@@ -24,10 +25,27 @@ static moire_status find_index(const char *name, int64_t *index)
     return moire_name_find("exchange back end", name, names, BACKENDS + 1, index);
 }
 
+static moire_status fail_missing(const struct moire_backend *backend)
+{
+    char names[160] = "auto";
+    for (int i = 0; i < BACKENDS; i++) {
+        const size_t used = strlen(names);
+        if (!moire_backends[i]->missing)
+            snprintf(names + used, sizeof names - used, ", %s", moire_backends[i]->name);
+    }
+    return moire_fail(
+        MOIRE_USAGE,
+        "exchange back end '%s' is not there: %s; found exchange.backend = %s, expected one of %s; try "
+        "one of those, or install the library and run configure again",
+        backend->name, backend->missing, backend->name, names);
+}
+
 moire_status moire_exchange_check_backend(const char *name)
 {
     int64_t index;
-    return find_index(name, &index);
+    MOIRE_TRY(find_index(name, &index));
+    return index < BACKENDS && moire_backends[index]->missing ? fail_missing(moire_backends[index])
+                                                              : MOIRE_OK;
 }
 
 moire_status moire_backend_find(const struct moire_exchange *exchange, const char *name,
@@ -49,6 +67,9 @@ moire_status moire_backend_find(const struct moire_exchange *exchange, const cha
 
 void moire_exchange_print_backends(void)
 {
-    for (int i = 0; i < BACKENDS; i++)
-        printf("  %-12s %s\n", moire_backends[i]->name, moire_backends[i]->wins);
+    for (int i = 0; i < BACKENDS; i++) {
+        const struct moire_backend *backend = moire_backends[i];
+        printf("  %-12s %s%s\n", backend->name, backend->missing ? "not built: " : "",
+               backend->missing ? backend->missing : backend->wins);
+    }
 }

@@ -9,6 +9,9 @@
 struct moire_backend {
     const char *name;
     const char *wins; /* one line: what it does and when it wins */
+    /* Why this program does not have it, though its name is known; then there is nothing else but `applicable`,
+     * which says the same. NULL: it has it. */
+    const char *missing;
 
     /* Whether it can run on this exchange; the reason goes to `why` where not. Not collective, alike on all
      * ranks. */
@@ -68,5 +71,6 @@ extern const struct moire_backend moire_backend_alltoallv;
 extern const struct moire_backend moire_backend_pairwise;
 extern const struct moire_backend moire_backend_shared;
 extern const struct moire_backend moire_backend_hierarchical;
+extern const struct moire_backend moire_backend_ucx;
 
 #endif

@@ -84,7 +84,7 @@ void moire_exchange_free(struct moire_exchange *exchange);
 /* "alltoallv"; also one line a back end on standard output for `moire info`: name, when it wins. Not
  * collective. */
 const char *moire_exchange_backend(const struct moire_exchange *exchange);
-moire_status moire_exchange_check_backend(const char *name); /* MOIRE_USAGE with the nearest name */
+moire_status moire_exchange_check_backend(const char *name); /* MOIRE_USAGE: unknown (the nearest), or not built */
 void moire_exchange_print_backends(void);
 /* One line on what the back end has chosen, for a log. Not collective. */
 void moire_exchange_describe(const struct moire_exchange *exchange, char *line, size_t line_bytes);
