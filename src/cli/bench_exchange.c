@@ -9,7 +9,7 @@
 #include "moire/cli/cli.h"
 #include "moire/io/samples.h"
 
-enum { MOST_SIZES = 64, NAME = 48, MOST_EXACT_COPIES = 256 };
+enum { MOST_BACKENDS = 16, MOST_SIZES = 64, NAME = 48, MOST_EXACT_COPIES = 256 };
 static const double most_bytes = 1e12; /* of a size */
 
 /* ---- the variants ---- */
@@ -93,7 +93,7 @@ static void free_field(struct field *field, bool agreed)
 
 static moire_status choose_backends(struct moire_bench_comparison *bench)
 {
-    const char *names[16], *text = bench->run->config->bench_backends;
+    const char *names[MOST_BACKENDS], *text = bench->run->config->bench_backends;
     struct moire_paths list;
     moire_status status = MOIRE_OK;
     const bool all = strcmp(text, "all") == 0;
@@ -101,7 +101,7 @@ static moire_status choose_backends(struct moire_bench_comparison *bench)
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, moire_backend_count, sizeof(bool), &bench->skipped));
     MOIRE_TRY(
         moire_allocate(MOIRE_MEMORY_OTHER, moire_backend_count, sizeof *bench->described, &bench->described));
-    moire_assert(moire_backend_count <= 16);
+    moire_assert(moire_backend_count <= MOST_BACKENDS);
     for (int i = 0; i < moire_backend_count; i++) {
         names[i] = moire_backends[i]->name;
         bench->chosen[i] = all;

@@ -104,7 +104,8 @@ struct moire_bench_comparison {
 };
 /* The settings. */
 moire_status moire_bench_exchange_start(const struct moire_bench_comparison *bench);
-/* A measured case. Variants stand in the order of moire_bench_exchange_variant; `lanes` [lane_count]. */
+/* A measured case. Variants stand in the order of moire_bench_lane_variant and
+ * moire_bench_baseline_variant; `lanes` [lane_count]. */
 moire_status moire_bench_exchange_report(struct moire_bench_comparison *bench,
                                          const struct moire_bench_case *what,
                                          const struct moire_bench_lane *lanes, int lane_count,
