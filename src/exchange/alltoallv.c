@@ -1,5 +1,5 @@
-/* alltoallv: the reference. One row for each copy (slot, instance), packed by destination (packed.h) and moved
- * by one MPI_Ialltoallv a step.
+/* alltoallv: the reference. One row for each copy (slot, instance), packed by destination (packed.h) and
+ * moved by one MPI_Ialltoallv a step; by MPI_Alltoallv where the caller waits anyway.
  *
  * It wins where MPI's all-to-all is good and few copies of a token go to the same node; it runs wherever MPI
  * does. Memory: in each context staging for all copies sent to and received from other ranks, on top of the
@@ -61,7 +61,8 @@ static void free_exchange(struct moire_exchange *exchange)
     moire_release(state);
 }
 
-/* Rows and first rows as MPI wants them: both fit, see exchange->round_rows. Returns where the first row is. */
+/* Rows and first rows as MPI wants them: both fit, see exchange->round_rows. Returns where the first row is.
+ */
 static int64_t fill_counts(int ranks, const int64_t *rows, const int64_t *at, int *counts, int *displacements)
 {
     for (int peer = 0; peer < ranks; peer++) {
@@ -81,10 +82,14 @@ static moire_status post(struct moire_transfer *transfer)
     int64_t from = fill_counts(ranks, packed->send_rows, packed->send_at, out, out + ranks);
     int64_t to = fill_counts(ranks, packed->receive_rows, packed->receive_at, in, in + ranks);
     MPI_Datatype row = state->row[transfer->from_numbers != NULL];
-    int result = MPI_Ialltoallv(moire_packed_from(transfer, from), out, out + ranks, row,
-                                moire_packed_to(transfer, to), in, in + ranks, row,
-                                transfer->communicator.mpi, &context->request);
-    return moire_mpi_check(result, &transfer->communicator, "MPI_Ialltoallv");
+    unsigned char *send = moire_packed_from(transfer, from), *receive = moire_packed_to(transfer, to);
+    MPI_Comm communicator = transfer->communicator.mpi;
+    int result = transfer->blocks
+                     ? MPI_Alltoallv(send, out, out + ranks, row, receive, in, in + ranks, row, communicator)
+                     : MPI_Ialltoallv(send, out, out + ranks, row, receive, in, in + ranks, row, communicator,
+                                      &context->request);
+    return moire_mpi_check(result, &transfer->communicator,
+                           transfer->blocks ? "MPI_Alltoallv" : "MPI_Ialltoallv");
 }
 
 static moire_status progress(struct moire_transfer *transfer)

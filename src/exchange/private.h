@@ -13,6 +13,7 @@ struct moire_transfer {
     struct moire_communicator communicator; /* of this context alone: transfers never match each other */
     bool open;
     bool done;    /* set by begin or progress: only `take` and `end` are left */
+    bool blocks;  /* begin and progress may wait: all ranks are in the blocking form, nothing else is open */
     bool combine; /* rows come back; otherwise they go out */
     int ready;    /* chunks whose rows may leave: all in a dispatch */
     int landed;   /* dispatch, set by begin or progress: chunks that can be taken */

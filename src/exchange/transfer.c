@@ -57,13 +57,24 @@ static moire_status open_context(struct moire_plan *plan, const struct moire_row
     return find_context(plan->exchange, transfer);
 }
 
+/* How a transfer starts: with no row ready to leave, with all, or with all and to its end in one call. */
+enum form { OPEN, SPLIT, BLOCKING };
+
+static bool any_open(const struct moire_exchange *exchange)
+{
+    for (int i = 0; i < exchange->settings.contexts; i++)
+        if (exchange->transfers[i].open) return true;
+    return false;
+}
+
 /* A failure after this point is one of MPI, which ends the job: the context stays as it is. */
-static moire_status start(struct moire_plan *plan, struct moire_transfer *free_context, bool ready,
+static moire_status start(struct moire_plan *plan, struct moire_transfer *free_context, enum form form,
                           struct moire_transfer **transfer)
 {
     struct moire_order *order = plan->private_state;
     free_context->plan = plan;
-    free_context->ready = ready ? plan->exchange->settings.chunks : 0;
+    free_context->blocks = form == BLOCKING && !any_open(plan->exchange);
+    free_context->ready = form == OPEN ? 0 : plan->exchange->settings.chunks;
     free_context->landed = free_context->taken = 0;
     free_context->done = false;
     free_context->open = true;
@@ -73,9 +84,10 @@ static moire_status start(struct moire_plan *plan, struct moire_transfer *free_c
     return MOIRE_OK;
 }
 
-moire_status moire_dispatch_begin(struct moire_plan *plan, const struct moire_rows *rows,
-                                  const struct moire_rows *numbers, struct moire_rows *received,
-                                  struct moire_rows *received_numbers, struct moire_transfer **transfer)
+static moire_status dispatch(struct moire_plan *plan, const struct moire_rows *rows,
+                             const struct moire_rows *numbers, struct moire_rows *received,
+                             struct moire_rows *received_numbers, enum form form,
+                             struct moire_transfer **transfer)
 {
     struct moire_transfer *context = NULL;
     MOIRE_TRY(open_context(plan, rows, numbers, received, received_numbers, &context));
@@ -84,12 +96,12 @@ moire_status moire_dispatch_begin(struct moire_plan *plan, const struct moire_ro
     context->from_numbers = numbers;
     context->to = received;
     context->to_numbers = received_numbers;
-    return start(plan, context, true, transfer);
+    return start(plan, context, form, transfer);
 }
 
 static moire_status combine(struct moire_plan *plan, const struct moire_rows *outputs,
                             const struct moire_rows *output_numbers, struct moire_rows *rows,
-                            struct moire_rows *numbers, bool ready, struct moire_transfer **transfer)
+                            struct moire_rows *numbers, enum form form, struct moire_transfer **transfer)
 {
     struct moire_transfer *context = NULL;
     MOIRE_TRY(open_context(plan, rows, numbers, outputs, output_numbers, &context));
@@ -98,21 +110,46 @@ static moire_status combine(struct moire_plan *plan, const struct moire_rows *ou
     context->from_numbers = output_numbers;
     context->to = rows;
     context->to_numbers = numbers;
-    return start(plan, context, ready, transfer);
+    return start(plan, context, form, transfer);
+}
+
+moire_status moire_dispatch_begin(struct moire_plan *plan, const struct moire_rows *rows,
+                                  const struct moire_rows *numbers, struct moire_rows *received,
+                                  struct moire_rows *received_numbers, struct moire_transfer **transfer)
+{
+    return dispatch(plan, rows, numbers, received, received_numbers, SPLIT, transfer);
 }
 
 moire_status moire_combine_begin(struct moire_plan *plan, const struct moire_rows *outputs,
                                  const struct moire_rows *output_numbers, struct moire_rows *rows,
                                  struct moire_rows *numbers, struct moire_transfer **transfer)
 {
-    return combine(plan, outputs, output_numbers, rows, numbers, true, transfer);
+    return combine(plan, outputs, output_numbers, rows, numbers, SPLIT, transfer);
 }
 
 moire_status moire_combine_open(struct moire_plan *plan, const struct moire_rows *outputs,
                                 const struct moire_rows *output_numbers, struct moire_rows *rows,
                                 struct moire_rows *numbers, struct moire_transfer **transfer)
 {
-    return combine(plan, outputs, output_numbers, rows, numbers, false, transfer);
+    return combine(plan, outputs, output_numbers, rows, numbers, OPEN, transfer);
+}
+
+moire_status moire_dispatch(struct moire_plan *plan, const struct moire_rows *rows,
+                            const struct moire_rows *numbers, struct moire_rows *received,
+                            struct moire_rows *received_numbers)
+{
+    struct moire_transfer *transfer = NULL;
+    MOIRE_TRY(dispatch(plan, rows, numbers, received, received_numbers, BLOCKING, &transfer));
+    return moire_transfer_end(transfer);
+}
+
+moire_status moire_combine(struct moire_plan *plan, const struct moire_rows *outputs,
+                           const struct moire_rows *output_numbers, struct moire_rows *rows,
+                           struct moire_rows *numbers)
+{
+    struct moire_transfer *transfer = NULL;
+    MOIRE_TRY(combine(plan, outputs, output_numbers, rows, numbers, BLOCKING, &transfer));
+    return moire_transfer_end(transfer);
 }
 
 moire_status moire_exchange_progress(struct moire_exchange *exchange)
@@ -143,16 +180,24 @@ moire_status moire_exchange_advance(struct moire_exchange *exchange)
     return MOIRE_OK;
 }
 
-/* Yields even when MPI thinks that it has its core for itself: under srun it cannot know. */
+/* Between two looks. Yields even when MPI thinks that it has its core for itself, since under srun it cannot
+ * know; but not at once: where ranks have cores of their own, what is waited for is often a microsecond away.
+ */
+static void rest(int *looks)
+{
+    const int spins = 50;
+    if (++*looks > spins) sched_yield();
+}
+
 moire_status moire_exchange_wait(struct moire_exchange *exchange, MPI_Request *request, const char *operation)
 {
-    for (;;) {
+    for (int looks = 0;;) {
         int done = 0;
         MOIRE_TRY(
             moire_mpi_check(MPI_Test(request, &done, MPI_STATUS_IGNORE), &exchange->communicator, operation));
         if (done) return MOIRE_OK;
         MOIRE_TRY(moire_exchange_advance(exchange));
-        sched_yield();
+        rest(&looks);
     }
 }
 
@@ -164,9 +209,9 @@ moire_status moire_transfer_chunk(struct moire_transfer *transfer, int chunk)
         if (transfer->ready <= chunk) transfer->ready = chunk + 1;
         return moire_exchange_progress(exchange);
     }
-    while (transfer->taken <= chunk) {
+    for (int looks = 0; transfer->taken <= chunk;) {
         MOIRE_TRY(moire_exchange_advance(exchange));
-        if (transfer->taken <= chunk) sched_yield();
+        if (transfer->taken <= chunk) rest(&looks);
     }
     return MOIRE_OK;
 }
@@ -176,10 +221,10 @@ moire_status moire_transfer_end(struct moire_transfer *transfer)
     struct moire_exchange *exchange = transfer->exchange;
     struct moire_order *order = transfer->plan->private_state;
     transfer->ready = exchange->settings.chunks;
-    for (;;) {
+    for (int looks = 0;;) {
         MOIRE_TRY(moire_exchange_advance(exchange));
         if (transfer->done && (transfer->combine || transfer->taken == exchange->settings.chunks)) break;
-        sched_yield();
+        rest(&looks);
     }
     moire_status status = exchange->backend->end(transfer);
     transfer->open = false;

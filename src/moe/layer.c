@@ -135,10 +135,8 @@ static moire_status dispatch(struct moire_plan *plan, const struct moire_rows *r
                              const struct moire_rows *numbers, struct moire_rows *received,
                              struct moire_rows *received_numbers)
 {
-    struct moire_transfer *transfer;
     moire_phase_begin(MOIRE_PHASE_DISPATCH);
-    moire_status status = moire_dispatch_begin(plan, rows, numbers, received, received_numbers, &transfer);
-    if (status == MOIRE_OK) status = moire_transfer_end(transfer);
+    moire_status status = moire_dispatch(plan, rows, numbers, received, received_numbers);
     moire_phase_end(MOIRE_PHASE_DISPATCH);
     return status;
 }
@@ -147,10 +145,8 @@ static moire_status combine(struct moire_plan *plan, const struct moire_rows *ou
                             const struct moire_rows *output_numbers, struct moire_rows *rows,
                             struct moire_rows *numbers)
 {
-    struct moire_transfer *transfer;
     moire_phase_begin(MOIRE_PHASE_COMBINE);
-    moire_status status = moire_combine_begin(plan, outputs, output_numbers, rows, numbers, &transfer);
-    if (status == MOIRE_OK) status = moire_transfer_end(transfer);
+    moire_status status = moire_combine(plan, outputs, output_numbers, rows, numbers);
     moire_phase_end(MOIRE_PHASE_COMBINE);
     return status;
 }

@@ -415,6 +415,30 @@ void lane_combine_chunks(struct lane *lane, bool with_numbers)
     free(numbers);
 }
 
+void lane_dispatch_blocking(struct lane *lane, bool with_numbers)
+{
+    const bool n = lane->numbers_out = with_numbers;
+    fill_random(&lane->rows, lane->route.routing.tokens);
+    fill_random(&lane->numbers, lane->route.routing.slots);
+    poison(&lane->received, lane->plan->received_rows);
+    poison(&lane->received_numbers, lane->plan->received_rows);
+    expect_ok(moire_dispatch(lane->plan, &lane->rows, n ? &lane->numbers : NULL, &lane->received,
+                             n ? &lane->received_numbers : NULL));
+    lane_dispatch_compare(lane);
+}
+
+void lane_combine_blocking(struct lane *lane, bool with_numbers)
+{
+    const bool n = lane->numbers_back = with_numbers;
+    fill_random(&lane->outputs, lane->plan->received_rows);
+    fill_random(&lane->output_numbers, lane->plan->received_rows);
+    poison(&lane->sums, lane->route.routing.tokens);
+    poison(&lane->number_sums, lane->route.routing.slots);
+    expect_ok(moire_combine(lane->plan, &lane->outputs, n ? &lane->output_numbers : NULL, &lane->sums,
+                            n ? &lane->number_sums : NULL));
+    lane_combine_compare(lane);
+}
+
 void lane_check(struct lane *lane)
 {
     for (int numbers = 1; numbers >= 0; numbers--) {
@@ -424,6 +448,8 @@ void lane_check(struct lane *lane)
         lane_combine(lane, numbers);
         lane_end(lane->combining);
         lane_combine_compare(lane);
+        lane_dispatch_blocking(lane, numbers);
+        lane_combine_blocking(lane, numbers);
         if (lane->setup->chunks < 2) continue;
         lane_dispatch_chunks(lane, numbers);
         lane_combine_chunks(lane, numbers);

@@ -98,6 +98,9 @@ void lane_combine_chunks(struct lane *lane, bool with_numbers);
 /* Compares with the twin, bit by bit. Collective. */
 void lane_dispatch_compare(struct lane *lane);
 void lane_combine_compare(struct lane *lane);
+/* The same in the blocking form, compared. */
+void lane_dispatch_blocking(struct lane *lane, bool with_numbers);
+void lane_combine_blocking(struct lane *lane, bool with_numbers);
 /* One after the other, with numbers and without. */
 void lane_check(struct lane *lane);
 

@@ -207,6 +207,14 @@ moire_status moire_combine_begin(struct moire_plan *plan, const struct moire_row
 moire_status moire_combine_open(struct moire_plan *plan, const struct moire_rows *outputs,
                                 const struct moire_rows *output_numbers, struct moire_rows *rows,
                                 struct moire_rows *numbers, struct moire_transfer **transfer);
+/* Begin and end in one. Where no other transfer of the exchange is open a back end may wait inside one call of
+ * its library, which costs less than asking again and again. Collective: all ranks call this form. */
+moire_status moire_dispatch(struct moire_plan *plan, const struct moire_rows *rows,
+                            const struct moire_rows *numbers, struct moire_rows *received,
+                            struct moire_rows *received_numbers);
+moire_status moire_combine(struct moire_plan *plan, const struct moire_rows *outputs,
+                           const struct moire_rows *output_numbers, struct moire_rows *rows,
+                           struct moire_rows *numbers);
 /* Dispatch: waits until the rows of chunks 0 to `chunk` are in `received` (and moves all open transfers on
  * meanwhile); they may be read from then on. Combine: the rows of chunks 0 to `chunk` in `outputs` are
  * complete; starts to send them, without waiting. Chunks may be skipped and asked for again. `chunk` is 0 to
