@@ -12,20 +12,16 @@ const char *const moire_bench_way_names[MOIRE_BENCH_WAYS] = { "dispatch", "combi
 static moire_status dispatch(struct moire_bench_lane *lane)
 {
     const bool numbers = lane->what->run->config->bench_numbers;
-    struct moire_transfer *transfer;
-    MOIRE_TRY(moire_dispatch_begin(lane->plan, &lane->rows, numbers ? &lane->numbers : NULL, &lane->received,
-                                   numbers ? &lane->received_numbers : NULL, &transfer));
-    return moire_transfer_end(transfer);
+    return moire_dispatch(lane->plan, &lane->rows, numbers ? &lane->numbers : NULL, &lane->received,
+                          numbers ? &lane->received_numbers : NULL);
 }
 
 /* What was received goes back as it is. */
 static moire_status combine(struct moire_bench_lane *lane)
 {
     const bool numbers = lane->what->run->config->bench_numbers;
-    struct moire_transfer *transfer;
-    MOIRE_TRY(moire_combine_begin(lane->plan, &lane->received, numbers ? &lane->received_numbers : NULL,
-                                  &lane->sums, numbers ? &lane->number_sums : NULL, &transfer));
-    return moire_transfer_end(transfer);
+    return moire_combine(lane->plan, &lane->received, numbers ? &lane->received_numbers : NULL, &lane->sums,
+                         numbers ? &lane->number_sums : NULL);
 }
 
 moire_status moire_bench_lane_run(struct moire_bench_lane *lane, enum moire_bench_way way)

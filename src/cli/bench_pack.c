@@ -64,18 +64,14 @@ static double bytes_of(const struct shape *shape, int move)
 static moire_status run_dispatch(void *state)
 {
     struct packing *packing = state;
-    struct moire_transfer *transfer;
-    MOIRE_TRY(moire_dispatch_begin(packing->plan, &packing->rows, &packing->weights, &packing->received,
-                                   &packing->received_weights, &transfer));
-    return moire_transfer_end(transfer);
+    return moire_dispatch(packing->plan, &packing->rows, &packing->weights, &packing->received,
+                          &packing->received_weights);
 }
 
 static moire_status run_combine(void *state)
 {
     struct packing *packing = state;
-    struct moire_transfer *transfer;
-    MOIRE_TRY(moire_combine_begin(packing->plan, &packing->received, NULL, &packing->sums, NULL, &transfer));
-    return moire_transfer_end(transfer);
+    return moire_combine(packing->plan, &packing->received, NULL, &packing->sums, NULL);
 }
 
 static moire_status run_both(void *state)

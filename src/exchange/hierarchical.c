@@ -257,7 +257,7 @@ static void print(const struct moire_exchange *exchange, char *line, size_t line
 
 const struct moire_backend moire_backend_hierarchical = {
     .name = "hierarchical",
-    .wins = "shared memory in a node, one copy of a token to a node and one sum back; wins between nodes",
+    .wins = "one copy of a token to a node, one sum back; wins between nodes",
     .extra_words = MOIRE_RELAY_WORDS,
     .applicable = applicable,
     .init = init,

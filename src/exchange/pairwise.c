@@ -157,7 +157,7 @@ static void print(const struct moire_exchange *exchange, char *line, size_t line
 const struct moire_backend moire_backend_pairwise = {
     .name = "pairwise",
     .wins =
-        "one row a slot by MPI_Isend in turns of nodes, few at once; wins with many ranks or sparse traffic",
+        "messages in turns of nodes, few at once; wins on sparse traffic",
     .applicable = applicable,
     .init = init,
     .rows_grow = moire_rows_grow_plain,

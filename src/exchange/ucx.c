@@ -23,7 +23,7 @@
 #include "exchange/schedule.h"
 
 static const char wins[] =
-    "one row a slot by messages of UCX, without MPI; wins where MPI uses the network badly";
+    "messages of UCX, without MPI; wins where MPI uses the wire badly";
 
 #ifdef MOIRE_HAVE_UCX
 #include <sched.h>

@@ -63,4 +63,11 @@ void expect_array(const struct fixture *fixture, const char *what, const double 
 /* calloc that does not fail; not counted. */
 void *room(int64_t count, size_t bytes_each);
 
+/* layer.c and layer_failures.c */
+struct problem layer_problem(void); /* a small one */
+void layer_choice_fails(void);
+void layer_one_rank_fails(void);
+void layer_not_finite(void);
+void layer_refused(void);
+
 #endif

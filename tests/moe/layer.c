@@ -18,7 +18,7 @@ static void label(struct problem *problem)
              problem->expert_ranks);
 }
 
-static struct problem a_problem(void)
+struct problem layer_problem(void)
 {
     struct problem problem = {
         .router = "softmax",
@@ -162,7 +162,7 @@ static void all_combinations(void)
     const char *routers[] = { "softmax", "softmax", "mixtral", "forced" };
     const int64_t experts[] = { 5, 8, 2 };
     const int groups[] = { 0, 1, 2 };
-    struct problem problem = a_problem();
+    struct problem problem = layer_problem();
     int round = 0;
     for (int router = 0; router < 4; router++)
         for (int kind = 0; kind < 2; kind++)
@@ -186,7 +186,7 @@ static void all_combinations(void)
 /* One token in all, none at all, one expert, all experts. */
 static void small_ones(void)
 {
-    struct problem problem = a_problem();
+    struct problem problem = layer_problem();
     for (int64_t tokens = 0; tokens < 2; tokens++)
         for (int what = 0; what < 3; what++) {
             problem.tokens = tokens;
@@ -202,7 +202,7 @@ static void small_ones(void)
 static void two_threads(void)
 {
     const int before = omp_get_max_threads();
-    struct problem problem = a_problem();
+    struct problem problem = layer_problem();
     omp_set_num_threads(before == 1 ? 2 : 1);
     for (int kind = 0; kind < 2; kind++) {
         problem.kind = kind ? MOIRE_GELU : MOIRE_SWIGLU;
@@ -216,7 +216,7 @@ static void two_threads(void)
 /* No capacity, no losses, and nothing left open: another forward may follow. */
 static void not_training(void)
 {
-    struct problem problem = a_problem();
+    struct problem problem = layer_problem();
     problem.capacity = 0.5;
     struct fixture fixture;
     fixture_create(&fixture, &problem);
@@ -296,7 +296,7 @@ static void central_differences(struct problem *problem)
 
 static void all_differences(void)
 {
-    struct problem problem = a_problem();
+    struct problem problem = layer_problem();
     for (int router = 0; router < 3; router++) {
         problem.router = router == 2 ? "mixtral" : "softmax", problem.normalise = router == 0;
         problem.kind = router == 1 ? MOIRE_GELU : MOIRE_SWIGLU;
@@ -312,7 +312,7 @@ static void all_differences(void)
  * is shared. */
 static void two_plans(void)
 {
-    struct problem problem = a_problem();
+    struct problem problem = layer_problem();
     struct fixture fixture;
     problem.layers = 2;
     problem.capacity = 0.9;
@@ -348,7 +348,7 @@ static void two_plans(void)
 static void forced_by_layer(void)
 {
     const int32_t recorded[] = { 1, 3, 4, 0 };
-    struct problem problem = a_problem();
+    struct problem problem = layer_problem();
     struct fixture fixture;
     problem.layers = 2, problem.router = "forced";
     fixture_create(&fixture, &problem);
@@ -376,7 +376,7 @@ static void forced_by_layer(void)
 /* Once buffers have grown, steps allocate nothing; gradients add up. */
 static void many_steps(void)
 {
-    struct problem problem = a_problem();
+    struct problem problem = layer_problem();
     struct fixture fixture;
     problem.capacity = 0.9;
     fixture_create(&fixture, &problem);
@@ -397,95 +397,6 @@ static void many_steps(void)
     fixture_free(&fixture);
 }
 
-/* The last rank, which may have no tokens, fails and leaves a choice that is none. */
-static moire_status fail_to_choose(const struct moire_router_setting *setting,
-                                   const struct moire_micro_batch *batch, const real *logits,
-                                   const real *scores, struct moire_selection *selection)
-{
-    if (test_rank < test_ranks - 1)
-        return moire_router_mixtral.select(setting, batch, logits, scores, selection);
-    for (int64_t slot = 0; slot < batch->tokens * setting->top_k; slot++)
-        selection->experts[slot] = (int32_t)(1000000 + slot);
-    return moire_fail(MOIRE_FAILED, "no choice");
-}
-
-static void choice_fails(void)
-{
-    struct moire_router router = moire_router_mixtral;
-    struct problem problem = a_problem();
-    struct fixture fixture;
-    router.select = fail_to_choose;
-    problem.capacity = 0.9;
-    fixture_create(&fixture, &problem);
-    fixture.moe.router = &router;
-    expect(fixture_forward(&fixture, 0) == MOIRE_FAILED);
-    expect(moire_error_is_agreed() && moire_error_text()[0] == 0);
-    moire_error_clear();
-    fixture.moe.router = &moire_router_mixtral;
-    expect_ok(fixture_forward(&fixture, 0));
-    expect_ok(fixture_backward(&fixture, 0));
-    fixture_free(&fixture);
-}
-
-/* One rank cannot route. All leave together, with the same status, also those of other groups; then all is
- * well again. */
-static void one_rank_fails(void)
-{
-    const int groups[] = { 0, 1, 2 };
-    for (int group = 0; group < 3; group++) {
-        if (groups[group] && test_ranks % groups[group]) continue;
-        struct problem problem = a_problem();
-        struct fixture fixture;
-        problem.router = "forced", problem.expert_ranks = groups[group], problem.capacity = 0.9;
-        fixture_create(&fixture, &problem);
-        int32_t recorded[] = { 1, 3 }, wrong[] = { 1, 5 };
-        struct moire_traffic *traffic = &fixture.moe.traffic;
-        int64_t failing = fixture.batch.tokens > 0 ? test_rank : -1; /* the highest rank that has tokens */
-        expect_ok(moire_max_integers(&fixture.mesh.world, &failing, 1));
-        expect_ok(moire_traffic_find("replay", &traffic->kind));
-        moire_traffic_set_replay(traffic, failing == test_rank ? wrong : recorded, 1, 1, 1);
-        expect(fixture_forward(&fixture, 0) == MOIRE_BAD_DATA);
-        expect(moire_error_is_agreed());
-        expect(!fixture.layer[0].plan->prepared);
-        moire_error_clear();
-        traffic->replay = recorded;
-        expect_ok(fixture_forward(&fixture, 0));
-        expect_ok(fixture_backward(&fixture, 0));
-        fixture_free(&fixture);
-    }
-}
-
-/* Input that is no number, on one rank: everything goes on, and the loss says so to all. */
-static void not_finite(void)
-{
-    struct problem problem = a_problem();
-    struct fixture fixture;
-    fixture_create(&fixture, &problem);
-    for (int64_t i = 0; fixture.batch.tokens > 0 && i < problem.dim; i++)
-        ((real *)fixture.layer[0].inputs.data)[i] = (real)NAN;
-    expect_ok(fixture_forward(&fixture, 0));
-    expect_ok(fixture_backward(&fixture, 0));
-    expect(isnan(fixture.layer[0].balance.balance_loss));
-    fixture_free(&fixture);
-}
-
-/* A configuration that cannot be: all ranks leave with it, and nothing is left behind. */
-static void refused(void)
-{
-    struct moire_config config;
-    struct moire_mesh mesh;
-    struct moire_moe moe;
-    expect_ok(moire_config_create(&config));
-    expect_ok(moire_mesh_create(&config, &mesh));
-    config.moe_top_k = test_rank == test_ranks - 1 ? 9 : 2;
-    expect(moire_moe_create(&config, &mesh, 4, &moe) == MOIRE_USAGE);
-    moire_error_clear();
-    expect(moe.exchange == NULL);
-    moire_moe_free(&moe);
-    moire_mesh_free(&mesh);
-    moire_config_free(&config);
-}
-
 int main(int argc, char **argv)
 {
     const struct moire_test tests[] = {
@@ -499,10 +410,10 @@ int main(int argc, char **argv)
         { "two plans at once", two_plans },
         { "what is forced depends on the layer", forced_by_layer },
         { "steps allocate nothing", many_steps },
-        { "one rank fails, all leave", one_rank_fails },
-        { "a choice fails, all leave", choice_fails },
-        { "what is no number goes through", not_finite },
-        { "a configuration that is refused", refused },
+        { "one rank fails, all leave", layer_one_rank_fails },
+        { "a choice fails, all leave", layer_choice_fails },
+        { "what is no number goes through", layer_not_finite },
+        { "a configuration that is refused", layer_refused },
     };
     return test_main(argc, argv, "1 2 3 4 5 8", tests, sizeof tests / sizeof *tests);
 }
