@@ -19,6 +19,12 @@
 
 #include "exchange/private.h"
 
+#ifdef MOIRE_DEBUG
+enum { ALWAYS_CHECK = true };
+#else
+enum { ALWAYS_CHECK = false };
+#endif
+
 static moire_status allocate(struct moire_plan *plan, struct moire_rows *const *buffers)
 {
     const moire_memory_kind kind = MOIRE_MEMORY_EXCHANGE;
@@ -170,7 +176,7 @@ static moire_status lay_out(struct moire_plan *plan)
     moire_status status = moire_order_receive(plan);
     if (status == MOIRE_OK) status = grow_buffers(plan);
     status = plan->exchange->backend->prepare(plan, status);
-    return plan->exchange->settings.check ? check_counts(plan, status) : status;
+    return plan->exchange->settings.check || ALWAYS_CHECK ? check_counts(plan, status) : status;
 }
 
 static moire_status agree(struct moire_plan *plan, moire_status local)

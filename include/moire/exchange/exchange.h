@@ -68,7 +68,7 @@ struct moire_exchange_settings {
     int chunks;            /* C, 1 to 64; 0: 1 */
     int peers_in_flight;   /* most messages of a transfer under way at once, each way; 0: all */
     bool deduplicate;      /* where the back end can: one copy of a row to a node */
-    bool check;            /* prepare: compare counts between senders and receivers */
+    bool check;            /* prepare: compare counts of both sides; always with --enable-debug */
 };
 
 /* Finds the back end and lets it set up. `node_of` [size] gives the node of each rank, `leaf_of` [size] the
@@ -203,7 +203,8 @@ moire_status moire_combine_begin(struct moire_plan *plan, const struct moire_row
                                  const struct moire_rows *output_numbers, struct moire_rows *rows,
                                  struct moire_rows *numbers, struct moire_transfer **transfer);
 /* The same, but no row of `outputs` may leave yet: moire_transfer_chunk says which are there, and
- * moire_transfer_end that all are. */
+ * moire_transfer_end that all are. Others wait for them: say the last chunk before waiting for another
+ * transfer that they may end later. */
 moire_status moire_combine_open(struct moire_plan *plan, const struct moire_rows *outputs,
                                 const struct moire_rows *output_numbers, struct moire_rows *rows,
                                 struct moire_rows *numbers, struct moire_transfer **transfer);
