@@ -11,19 +11,18 @@
  * uses UCX too. End points are made and connected in init: a peer that cannot be reached is found there,
  * where it can be agreed on, and no transfer has to wait for a connection.
  *
- * Two libraries, and who moves which. A rank inside MPI does not move UCX. So a transfer is done only when no
- * peer needs this rank's UCX any more: all receives and sends are done, and every end point that carried a
- * message of the transfer, either way, is flushed. Without the flush a send that UCX has copied into a buffer
- * of its own (TCP, a full queue), or the answer to a rendezvous, might still be here when this rank goes into
- * an MPI_Barrier that the peer cannot reach. The other way round, a wait for UCX here needs no MPI of a peer:
- * peers that have begun the transfer move UCX in moire_exchange_wait and moire_transfer_end, and those that
- * are done with it owe nothing. */
+ * Two libraries, and who moves which. A rank inside MPI does not move UCX, and what UCX calls done may still
+ * need it: a send that it has copied into a buffer of its own (TCP, a full queue), the answer to a
+ * rendezvous, a lane that is being connected. A flush is no way out: it may wait for the peer's UCX in turn
+ * (over TCP it does). So a transfer ends with a barrier of empty MPI messages, started once all of this
+ * rank's messages are done: when it is over, all messages of all ranks are, and nobody waits for anybody's
+ * UCX. Until then ranks move both libraries, in moire_exchange_wait and moire_transfer_end. Rows of a
+ * dispatch are unpacked meanwhile. */
 #include <stdio.h>
 
 #include "exchange/schedule.h"
 
-static const char wins[] =
-    "messages of UCX, without MPI; wins where MPI uses the wire badly";
+static const char wins[] = "messages of UCX, without MPI; wins where MPI uses the wire badly";
 
 #ifdef MOIRE_HAVE_UCX
 #include <sched.h>
@@ -43,9 +42,9 @@ enum { EVENTS_AT_ONCE = 64 }; /* most that one call of progress handles, so that
 
 struct context {
     struct moire_schedule_context schedule;
-    int64_t steps; /* of earlier transfers */
-    int flushes;   /* under way */
-    bool flushing; /* all messages are done */
+    int64_t steps;           /* of earlier transfers */
+    int distance;            /* of the barrier's turn to the rank it sends to; 0: there is none yet */
+    MPI_Request requests[2]; /* of that turn */
 };
 
 struct state {
@@ -54,7 +53,7 @@ struct state {
     ucp_worker_h worker;
     ucp_ep_h *peers;      /* [P]: end points; NULL for this rank */
     bool has_peers;       /* all ranks have workers: alike on all */
-    int open;             /* flushes and closes under way, outside of transfers */
+    int open;             /* flushes and closes under way */
     ucs_status_t failure; /* the first one that a callback has seen */
 };
 
@@ -86,11 +85,16 @@ static bool applicable(const struct moire_exchange *exchange, char *why, size_t 
 
 /* Setting up. */
 
-static moire_status open_library(struct state *state, int ranks)
+/* How many ranks share a node's devices tells UCX what each gets of them. */
+static moire_status open_library(struct state *state, const struct moire_exchange *exchange)
 {
-    const ucp_params_t params = { .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_ESTIMATED_NUM_EPS,
+    const int node = exchange->node_of[exchange->communicator.rank];
+    const ucp_params_t params = { .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_ESTIMATED_NUM_EPS
+                                                | UCP_PARAM_FIELD_ESTIMATED_NUM_PPN,
                                   .features = UCP_FEATURE_TAG,
-                                  .estimated_num_eps = (size_t)ranks };
+                                  .estimated_num_eps = (size_t)exchange->communicator.size,
+                                  .estimated_num_ppn =
+                                      (size_t)(exchange->node_begin[node + 1] - exchange->node_begin[node]) };
     const ucp_worker_params_t worker = { .field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
                                          .thread_mode = UCS_THREAD_MODE_SINGLE };
     ucp_config_t *config = NULL;
@@ -110,7 +114,7 @@ static moire_status set_up(struct moire_exchange *exchange)
     MOIRE_TRY(moire_schedule_create(exchange, &state->schedule));
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_EXCHANGE, ranks, sizeof(ucp_ep_h), &state->peers));
     MOIRE_TRY(moire_packed_contexts_create(exchange, sizeof(struct context)));
-    return open_library(state, ranks);
+    return open_library(state, exchange);
 }
 
 /* Waits for all ranks, and moves UCX meanwhile: a peer may not be there yet because it waits for this rank's.
@@ -262,7 +266,7 @@ static struct state *state_of(const struct moire_transfer *transfer)
     return transfer->exchange->backend_state;
 }
 
-/* user_data of the three: the transfer. */
+/* user_data of both: the transfer. */
 static void end_of_send(void *request, ucs_status_t status, void *user_data)
 {
     struct moire_transfer *transfer = user_data;
@@ -283,15 +287,6 @@ static void end_of_receive(void *request, ucs_status_t status, const ucp_tag_rec
     ucp_request_free(request);
 }
 
-static void end_of_flush(void *request, ucs_status_t status, void *user_data)
-{
-    struct moire_transfer *transfer = user_data;
-    struct context *context = transfer->backend_state;
-    note(state_of(transfer), status);
-    context->flushes--;
-    ucp_request_free(request);
-}
-
 static ucp_tag_t tag_of(const struct moire_transfer *transfer, int source)
 {
     const struct context *context = transfer->backend_state;
@@ -309,20 +304,26 @@ static moire_status count_request(ucs_status_ptr_t request, int *open, const cha
     return check_moving(UCS_PTR_STATUS(request), operation);
 }
 
+/* In a node a message of up to 256 KiB (UCX_RNDV_SEND_NBR_THRESH) is copied through shared memory: that is
+ * quicker than a rendezvous, whose sender must wait until the receiver has made a system call, and then looks
+ * again. Between nodes UCX decides. */
 static moire_status start_send(struct moire_transfer *transfer, int peer)
 {
+    const struct moire_exchange *exchange = transfer->exchange;
     struct context *context = transfer->backend_state;
     const struct moire_packed_context *packed = &context->schedule.packed;
+    const bool near = exchange->node_of[peer] == exchange->node_of[exchange->communicator.rank];
     const ucp_request_param_t param = { .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK
                                                         | UCP_OP_ATTR_FIELD_USER_DATA
-                                                        | UCP_OP_ATTR_FIELD_MEMORY_TYPE,
+                                                        | UCP_OP_ATTR_FIELD_MEMORY_TYPE
+                                                        | (near ? UCP_OP_ATTR_FLAG_FAST_CMPL : 0),
                                         .cb.send = end_of_send,
                                         .user_data = transfer,
                                         .memory_type = UCS_MEMORY_TYPE_HOST };
     return count_request(
         ucp_tag_send_nbx(state_of(transfer)->peers[peer], moire_packed_from(transfer, packed->send_at[peer]),
                          (size_t)(packed->send_rows[peer] * moire_packed_row_bytes(transfer)),
-                         tag_of(transfer, transfer->exchange->communicator.rank), &param),
+                         tag_of(transfer, exchange->communicator.rank), &param),
         &context->schedule.send.open, "ucp_tag_send_nbx");
 }
 
@@ -357,58 +358,65 @@ static moire_status test(struct moire_transfer *transfer)
 
 static const struct moire_messages messages = { .start = start, .test = test };
 
-/* The end points of the peers with rows of the transfer, out or in: in a rendezvous the receiver answers. */
-static moire_status start_flushes(struct moire_transfer *transfer)
+/* A turn of the barrier by dissemination: this rank tells the one at `distance` after it that it, and all of
+ * which it has heard so, are done; distances double. MPI_Ibarrier does the same, slower for few ranks. */
+static moire_status start_turn(struct moire_transfer *transfer)
 {
-    const struct moire_order *order = transfer->plan->private_state;
-    const struct state *state = state_of(transfer);
+    const struct moire_communicator *communicator = &transfer->communicator;
     struct context *context = transfer->backend_state;
-    const ucp_request_param_t param = { .op_attr_mask =
-                                            UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
-                                        .cb.send = end_of_flush,
-                                        .user_data = transfer };
-    context->flushing = true;
-    for (int peer = 0; peer < transfer->exchange->communicator.size; peer++) {
-        const bool has_rows = order->out_begin[peer] < order->out_begin[peer + 1]
-                              || order->in_begin[peer] < order->in_begin[peer + 1];
-        if (!state->peers[peer] || !has_rows) continue;
-        context->flushes++;
-        MOIRE_TRY(count_request(ucp_ep_flush_nbx(state->peers[peer], &param), &context->flushes,
-                                "ucp_ep_flush_nbx"));
+    const int own = communicator->rank, size = communicator->size;
+    const int from = (own + size - context->distance) % size, to = (own + context->distance) % size;
+    int result = MPI_Irecv(NULL, 0, MPI_BYTE, from, 0, communicator->mpi, &context->requests[0]);
+    if (result == MPI_SUCCESS)
+        result = MPI_Isend(NULL, 0, MPI_BYTE, to, 0, communicator->mpi, &context->requests[1]);
+    return moire_mpi_check(result, communicator, "MPI_Isend");
+}
+
+/* All messages of this rank are done. */
+static moire_status close_transfer(struct moire_transfer *transfer)
+{
+    struct context *context = transfer->backend_state;
+    if (context->distance > 0) {
+        MOIRE_TRY(test(transfer));
+    } else {
+        context->distance = 1;
+        MOIRE_TRY(start_turn(transfer));
     }
+    for (;;) {
+        int heard = 0, result = MPI_Testall(2, context->requests, &heard, MPI_STATUSES_IGNORE);
+        MOIRE_TRY(moire_mpi_check(result, &transfer->communicator, "MPI_Testall"));
+        if (!heard) return MOIRE_OK;
+        context->distance *= 2;
+        if (context->distance >= transfer->communicator.size) break;
+        MOIRE_TRY(start_turn(transfer));
+    }
+    context->distance = 0;
+    transfer->done = true;
     return MOIRE_OK;
 }
 
-/* After the schedule has moved: the rows may all be there, the transfer is not done before the flushes are.
- */
-static moire_status flush(struct moire_transfer *transfer)
-{
-    struct context *context = transfer->backend_state;
-    if (!transfer->done) return MOIRE_OK;
-    MOIRE_TRY(start_flushes(transfer));
-    transfer->done = context->flushes == 0;
-    return MOIRE_OK;
-}
-
+/* What the schedule calls done is not, before all ranks are. */
 static moire_status progress(struct moire_transfer *transfer)
 {
-    struct context *context = transfer->backend_state;
-    if (context->flushing) {
-        MOIRE_TRY(test(transfer));
-        transfer->done = context->flushes == 0;
-        return MOIRE_OK;
+    const struct context *context = transfer->backend_state;
+    if (context->distance == 0) {
+        MOIRE_TRY(moire_schedule_progress(transfer, &state_of(transfer)->schedule, &messages));
+        if (!transfer->done) return MOIRE_OK;
+        transfer->done = false;
     }
-    MOIRE_TRY(moire_schedule_progress(transfer, &state_of(transfer)->schedule, &messages));
-    return flush(transfer);
+    return close_transfer(transfer);
 }
 
+/* Without rounds nothing travels anywhere, on any rank. */
 static moire_status begin(struct moire_transfer *transfer)
 {
+    const struct moire_order *order = transfer->plan->private_state;
     struct context *context = transfer->backend_state;
-    context->flushing = false;
     context->steps += context->schedule.packed.step;
     MOIRE_TRY(moire_schedule_begin(transfer, &state_of(transfer)->schedule, &messages));
-    return flush(transfer);
+    if (!transfer->done || order->rounds == 0) return MOIRE_OK;
+    transfer->done = false;
+    return close_transfer(transfer);
 }
 
 static int64_t memory(const struct moire_exchange_sizes *sizes)
