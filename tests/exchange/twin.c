@@ -14,9 +14,9 @@ static void *memory(int64_t bytes)
 }
 
 /* All ranks' bytes, one after the other; begin[r] is where those of rank r start. */
-static void *gather(const void *mine, int64_t bytes, int64_t begin[9])
+static void *gather(const void *mine, int64_t bytes, int64_t begin[TWIN_RANKS_MOST + 1])
 {
-    int counts[8], displacements[8], count = (int)bytes;
+    int counts[TWIN_RANKS_MOST], displacements[TWIN_RANKS_MOST], count = (int)bytes;
     MPI_Allgather(&count, 1, MPI_INT, counts, 1, MPI_INT, MPI_COMM_WORLD);
     begin[0] = 0;
     for (int r = 0; r < test_ranks; r++) {
@@ -63,13 +63,13 @@ static struct twin_copy *list_own(const struct moire_routing *routing,
             int64_t end = routing->target_begin ? routing->target_begin[n + 1] : n + 1;
             for (int64_t c = first; c < end; c++) {
                 int rank = placement->instance_rank[routing->targets[c]];
-                copies[(*count)++] = (struct twin_copy){ .source = test_rank,
-                                                         .token = t,
-                                                         .slot = n,
-                                                         .target = c,
-                                                         .instance = routing->targets[c],
-                                                         .destination = rank,
-                                                         .near = nearness(map, rank) };
+                copies[(*count)++] = (struct twin_copy) { .source = test_rank,
+                                                          .token = t,
+                                                          .slot = n,
+                                                          .target = c,
+                                                          .instance = routing->targets[c],
+                                                          .destination = rank,
+                                                          .near = nearness(map, rank) };
             }
         }
     return copies;
@@ -78,9 +78,9 @@ static struct twin_copy *list_own(const struct moire_routing *routing,
 void twin_create(struct twin *twin, const struct moire_routing *routing,
                  const struct moire_placement *placement, const struct twin_map *map)
 {
-    int64_t count, begin[9];
+    int64_t count, begin[TWIN_RANKS_MOST + 1];
     struct twin_copy *own = list_own(routing, placement, map, &count);
-    *twin = (struct twin){ .map = *map };
+    *twin = (struct twin) { .map = *map };
     twin->copies = gather(own, count * (int64_t)sizeof *own, begin);
     twin->count = begin[test_ranks] / (int64_t)sizeof *own;
     free(own);
@@ -92,7 +92,7 @@ void twin_create(struct twin *twin, const struct moire_routing *routing,
 void twin_free(struct twin *twin)
 {
     free(twin->copies);
-    *twin = (struct twin){ 0 };
+    *twin = (struct twin) { 0 };
 }
 
 static int64_t row_bytes(const struct moire_rows *buffer)
@@ -132,7 +132,7 @@ static double rounded(double value)
 /* Row `row` or number `slot` of the source, whichever `by_slot` says. */
 static void *dispatch(const struct twin *twin, const struct moire_rows *from, int64_t count, bool by_slot)
 {
-    int64_t begin[9], bytes = row_bytes(from);
+    int64_t begin[TWIN_RANKS_MOST + 1], bytes = row_bytes(from);
     char *all = gather(from->data, count * bytes, begin),
          *expected = memory(twin->received[test_rank] * bytes);
     for (int64_t i = 0; i < twin->count; i++) {
@@ -194,7 +194,8 @@ static double add(moire_element element, double a, double b)
     return element == MOIRE_FLOAT64 ? a + b : (double)((float)a + (float)b);
 }
 
-/* The sum of values that have the same key, one after the other; `level` 0: all; 1: of a leaf; 2: of a node. */
+/* The sum of values that have the same key, one after the other; `level` 0: all; 1: of a leaf; 2: of a node.
+ */
 static double sum_terms(moire_element element, const struct term *terms, int64_t count, int64_t k, int level,
                         const struct rounding *rounding)
 {
@@ -206,8 +207,8 @@ static double sum_terms(moire_element element, const struct term *terms, int64_t
             value = element_at(element, terms[i].row, k);
             if (rounding->copies) value = rounded(value);
         } else {
-            while (end < count && terms[end].leaf == terms[i].leaf
-                   && (level == 0 || terms[end].node == terms[i].node))
+            while (end < count && terms[end].leaf == terms[i].leaf &&
+                   (level == 0 || terms[end].node == terms[i].node))
                 end++;
             value = sum_terms(element, terms + i, end - i, k, level + 1, rounding);
             if (level == 0 ? rounding->leaves : rounding->nodes) value = rounded(value);
@@ -220,8 +221,8 @@ static double sum_terms(moire_element element, const struct term *terms, int64_t
 static void *combine(const struct twin *twin, const struct moire_rows *from, int64_t count, bool by_slot)
 {
     const struct twin_map *map = &twin->map;
-    const struct rounding rounding = by_slot ? (struct rounding){ false, false, false } : rounding_of(map);
-    int64_t begin[9], bytes = row_bytes(from);
+    const struct rounding rounding = by_slot ? (struct rounding) { false, false, false } : rounding_of(map);
+    int64_t begin[TWIN_RANKS_MOST + 1], bytes = row_bytes(from);
     char *all = gather(from->data, twin->received[test_rank] * bytes, begin),
          *expected = memory(count * bytes);
     struct term *terms = memory(twin->count * (int64_t)sizeof *terms);
@@ -230,9 +231,12 @@ static void *combine(const struct twin *twin, const struct moire_rows *from, int
         for (int64_t i = 0; i < twin->count; i++) {
             const struct twin_copy *copy = &twin->copies[i];
             if (copy->source != test_rank || (by_slot ? copy->slot : copy->token) != index) continue;
-            terms[found++] = (struct term){ map->leaf_of[copy->destination], map->node_of[copy->destination],
-                                            copy->instance, copy->slot, copy->target,
-                                            all + begin[copy->destination] + copy->row * bytes };
+            terms[found++] = (struct term) { map->leaf_of[copy->destination],
+                                             map->node_of[copy->destination],
+                                             copy->instance,
+                                             copy->slot,
+                                             copy->target,
+                                             all + begin[copy->destination] + copy->row * bytes };
         }
         if (found > 0) qsort(terms, (size_t)found, sizeof *terms, compare_terms);
         for (int64_t k = 0; k < from->width && found > 0; k++)

@@ -5,6 +5,8 @@
 
 #include "moire/exchange/exchange.h"
 
+enum { TWIN_RANKS_MOST = 16 };
+
 /* One copy of a token's row on its way to an instance. */
 struct twin_copy {
     int64_t source, token, slot, target, instance;
@@ -21,8 +23,8 @@ struct twin_map {
 struct twin {
     struct twin_map map;
     int64_t count;
-    struct twin_copy *copies; /* of all ranks, by destination, then row */
-    int64_t received[8];      /* rows of each rank */
+    struct twin_copy *copies;          /* of all ranks, by destination, then row */
+    int64_t received[TWIN_RANKS_MOST]; /* rows of each rank */
 };
 
 void twin_create(struct twin *twin, const struct moire_routing *routing,
