@@ -3,9 +3,9 @@
  *
  * It wins where MPI does not drive the network through UCX, or drives it badly: UCX chooses the transport
  * (shared memory, cross-memory attach, InfiniBand, TCP), and several in parallel, by itself. Its variables
- * (UCX_TLS, UCX_NET_DEVICES, ...) count as for any other program of UCX; none is set here. Memory: as
- * alltoallv, and an end point for each peer; UCX's own (shared queues, connections, registrations) is not
- * counted.
+ * (UCX_TLS, UCX_NET_DEVICES, ...) count as for any other program of UCX; none is set here. On one node, and
+ * without UCX_TLS, only shared memory is used. Memory: as alltoallv, and an end point for each peer; UCX's
+ * own (shared queues, connections, registrations) is not counted.
  *
  * Each exchange has a worker of its own, so no message can meet one of another exchange or of an MPI that
  * uses UCX too. End points are made and connected in init: a peer that cannot be reached is found there,
@@ -14,12 +14,14 @@
  * Two libraries, and who moves which. A rank inside MPI does not move UCX, and what UCX calls done may still
  * need it: a send that it has copied into a buffer of its own (TCP, a full queue), the answer to a
  * rendezvous, a lane that is being connected. A flush is no way out: it may wait for the peer's UCX in turn
- * (over TCP it does). So a transfer ends with a barrier of empty MPI messages, started once all of this
- * rank's messages are done: when it is over, all messages of all ranks are, and nobody waits for anybody's
- * UCX. Until then ranks move both libraries, in moire_exchange_wait and moire_transfer_end. Rows of a
- * dispatch are unpacked meanwhile. */
+ * (over TCP it does). So a transfer ends at a gate (gate.h), which a rank comes to once all of its messages
+ * are done: when it is through, all messages of all ranks are, and nobody waits for anybody's UCX. Until then
+ * ranks move both libraries, in moire_exchange_wait and moire_transfer_end. Rows of a dispatch are unpacked
+ * meanwhile. Only by shared memory it is known that a copied message which is done lies with its receiver,
+ * and no rank waits at the gate (may_owe): for small messages that wait is as long as the rest. */
 #include <stdio.h>
 
+#include "exchange/gate.h"
 #include "exchange/schedule.h"
 
 static const char wins[] = "messages of UCX, without MPI; wins where MPI uses the wire badly";
@@ -38,20 +40,22 @@ _Static_assert(SOURCE_BITS + STEP_BITS + CONTEXT_BITS == 64, "a tag has 64 bits"
 _Static_assert(MOIRE_CONTEXTS_MOST <= 1 << CONTEXT_BITS, "contexts must fit a tag");
 _Static_assert(sizeof(int) * 8 <= SOURCE_BITS, "ranks must fit a tag");
 
-enum { EVENTS_AT_ONCE = 64 }; /* most that one call of progress handles, so that it comes back */
+enum { COPIED_BYTES = 256 << 10 }; /* a message in a node of fewer is copied; UCX's default as well */
+enum { EVENTS_AT_ONCE = 64 };      /* most that one call of progress handles, so that it comes back */
 
 struct context {
     struct moire_schedule_context schedule;
-    int64_t steps;           /* of earlier transfers */
-    int distance;            /* of the barrier's turn to the rank it sends to; 0: there is none yet */
-    MPI_Request requests[2]; /* of that turn */
+    int64_t steps; /* of earlier transfers */
+    struct moire_gate_pass pass;
 };
 
 struct state {
     struct moire_schedule schedule;
+    struct moire_gate gate;
     ucp_context_h library;
     ucp_worker_h worker;
     ucp_ep_h *peers;      /* [P]: end points; NULL for this rank */
+    bool in_memory;       /* all by shared memory, with the sizes that UCX chooses for it */
     bool has_peers;       /* all ranks have workers: alike on all */
     int open;             /* flushes and closes under way */
     ucs_status_t failure; /* the first one that a callback has seen */
@@ -66,7 +70,8 @@ static moire_status check(ucs_status_t status, const char *operation)
         "exchange back end 'ucx': %s: %s; found UCX_TLS = %s and UCX_NET_DEVICES = %s, expected "
         "transports that reach all ranks; try UCX_TLS = all and UCX_NET_DEVICES = all, or "
         "exchange.backend = pairwise",
-        operation, ucs_status_string(status), transports ? transports : "all", devices ? devices : "all");
+        operation, ucs_status_string(status), transports ? transports : "not set",
+        devices ? devices : "not set");
 }
 
 /* In begin and progress nothing can be agreed on any more: as an error of MPI. */
@@ -85,6 +90,21 @@ static bool applicable(const struct moire_exchange *exchange, char *why, size_t 
 
 /* Setting up. */
 
+/* On one node, unless somebody has said something else: so that it is known how rows travel, see may_owe. */
+static bool is_in_memory(const struct moire_exchange *exchange)
+{
+    return exchange->nodes == 1 && !getenv("UCX_TLS") && !getenv("UCX_RNDV_THRESH")
+           && !getenv("UCX_RNDV_SEND_NBR_THRESH");
+}
+
+static moire_status choose_memory(ucp_config_t *config)
+{
+    char copied[32];
+    snprintf(copied, sizeof copied, "%d", COPIED_BYTES);
+    MOIRE_TRY(check(ucp_config_modify(config, "TLS", "shm,self"), "ucp_config_modify"));
+    return check(ucp_config_modify(config, "RNDV_SEND_NBR_THRESH", copied), "ucp_config_modify");
+}
+
 /* How many ranks share a node's devices tells UCX what each gets of them. */
 static moire_status open_library(struct state *state, const struct moire_exchange *exchange)
 {
@@ -98,9 +118,12 @@ static moire_status open_library(struct state *state, const struct moire_exchang
     const ucp_worker_params_t worker = { .field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
                                          .thread_mode = UCS_THREAD_MODE_SINGLE };
     ucp_config_t *config = NULL;
+    state->in_memory = is_in_memory(exchange);
     MOIRE_TRY(check(ucp_config_read(NULL, NULL, &config), "ucp_config_read"));
-    ucs_status_t status = ucp_init(&params, config, &state->library);
+    moire_status chosen = state->in_memory ? choose_memory(config) : MOIRE_OK;
+    ucs_status_t status = chosen == MOIRE_OK ? ucp_init(&params, config, &state->library) : UCS_OK;
     ucp_config_release(config);
+    MOIRE_TRY(chosen);
     MOIRE_TRY(check(status, "ucp_init"));
     return check(ucp_worker_create(state->library, &worker, &state->worker), "ucp_worker_create");
 }
@@ -232,7 +255,8 @@ static moire_status init(struct moire_exchange *exchange)
 {
     MOIRE_TRY(moire_agree(&exchange->communicator, set_up(exchange)));
     ((struct state *)exchange->backend_state)->has_peers = true;
-    return connect_peers(exchange);
+    MOIRE_TRY(connect_peers(exchange));
+    return moire_gate_create(exchange, &((struct state *)exchange->backend_state)->gate);
 }
 
 /* A worker goes only when no peer closes an end point to it any more. What fails here is of no use to
@@ -253,6 +277,7 @@ static void free_exchange(struct moire_exchange *exchange)
     struct state *state = exchange->backend_state;
     if (!state) return;
     close_library(exchange);
+    moire_gate_free(&state->gate);
     moire_packed_contexts_free(exchange);
     moire_schedule_free(&state->schedule);
     moire_release(state->peers);
@@ -304,9 +329,9 @@ static moire_status count_request(ucs_status_ptr_t request, int *open, const cha
     return check_moving(UCS_PTR_STATUS(request), operation);
 }
 
-/* In a node a message of up to 256 KiB (UCX_RNDV_SEND_NBR_THRESH) is copied through shared memory: that is
- * quicker than a rendezvous, whose sender must wait until the receiver has made a system call, and then looks
- * again. Between nodes UCX decides. */
+/* In a node a message of less than 256 KiB (UCX_RNDV_SEND_NBR_THRESH) is copied through shared memory: that
+ * is quicker than a rendezvous, whose sender must wait until the receiver has made a system call, and then
+ * looks again. Between nodes UCX decides. */
 static moire_status start_send(struct moire_transfer *transfer, int peer)
 {
     const struct moire_exchange *exchange = transfer->exchange;
@@ -358,53 +383,38 @@ static moire_status test(struct moire_transfer *transfer)
 
 static const struct moire_messages messages = { .start = start, .test = test };
 
-/* A turn of the barrier by dissemination: this rank tells the one at `distance` after it that it, and all of
- * which it has heard so, are done; distances double. MPI_Ibarrier does the same, slower for few ranks. */
-static moire_status start_turn(struct moire_transfer *transfer)
+/* By shared memory, a copied message that is done lies in the receiver's queue; but after a rendezvous the
+ * answer to the sender may still be here. Whether this rank has received one. */
+static bool may_owe(const struct moire_transfer *transfer)
 {
-    const struct moire_communicator *communicator = &transfer->communicator;
-    struct context *context = transfer->backend_state;
-    const int own = communicator->rank, size = communicator->size;
-    const int from = (own + size - context->distance) % size, to = (own + context->distance) % size;
-    int result = MPI_Irecv(NULL, 0, MPI_BYTE, from, 0, communicator->mpi, &context->requests[0]);
-    if (result == MPI_SUCCESS)
-        result = MPI_Isend(NULL, 0, MPI_BYTE, to, 0, communicator->mpi, &context->requests[1]);
-    return moire_mpi_check(result, communicator, "MPI_Isend");
+    const struct moire_order *order = transfer->plan->private_state;
+    const int64_t *begin = transfer->combine ? order->out_begin : order->in_begin;
+    const int own = transfer->exchange->communicator.rank;
+    if (!state_of(transfer)->in_memory) return true;
+    for (int peer = 0; peer < transfer->exchange->communicator.size; peer++)
+        if (peer != own && (begin[peer + 1] - begin[peer]) * moire_packed_row_bytes(transfer) >= COPIED_BYTES)
+            return true;
+    return false;
 }
 
 /* All messages of this rank are done. */
 static moire_status close_transfer(struct moire_transfer *transfer)
 {
     struct context *context = transfer->backend_state;
-    if (context->distance > 0) {
-        MOIRE_TRY(test(transfer));
-    } else {
-        context->distance = 1;
-        MOIRE_TRY(start_turn(transfer));
-    }
-    for (;;) {
-        int heard = 0, result = MPI_Testall(2, context->requests, &heard, MPI_STATUSES_IGNORE);
-        MOIRE_TRY(moire_mpi_check(result, &transfer->communicator, "MPI_Testall"));
-        if (!heard) return MOIRE_OK;
-        context->distance *= 2;
-        if (context->distance >= transfer->communicator.size) break;
-        MOIRE_TRY(start_turn(transfer));
-    }
-    context->distance = 0;
-    transfer->done = true;
-    return MOIRE_OK;
+    return moire_gate_pass(&state_of(transfer)->gate, transfer, &context->pass, may_owe(transfer),
+                           &transfer->done);
 }
 
 /* What the schedule calls done is not, before all ranks are. */
 static moire_status progress(struct moire_transfer *transfer)
 {
     const struct context *context = transfer->backend_state;
-    if (context->distance == 0) {
-        MOIRE_TRY(moire_schedule_progress(transfer, &state_of(transfer)->schedule, &messages));
-        if (!transfer->done) return MOIRE_OK;
-        transfer->done = false;
+    if (context->pass.under_way) {
+        MOIRE_TRY(test(transfer));
+        return close_transfer(transfer);
     }
-    return close_transfer(transfer);
+    MOIRE_TRY(moire_schedule_progress(transfer, &state_of(transfer)->schedule, &messages));
+    return transfer->done ? close_transfer(transfer) : MOIRE_OK;
 }
 
 /* Without rounds nothing travels anywhere, on any rank. */
@@ -414,14 +424,12 @@ static moire_status begin(struct moire_transfer *transfer)
     struct context *context = transfer->backend_state;
     context->steps += context->schedule.packed.step;
     MOIRE_TRY(moire_schedule_begin(transfer, &state_of(transfer)->schedule, &messages));
-    if (!transfer->done || order->rounds == 0) return MOIRE_OK;
-    transfer->done = false;
-    return close_transfer(transfer);
+    return transfer->done && order->rounds > 0 ? close_transfer(transfer) : MOIRE_OK;
 }
 
 static int64_t memory(const struct moire_exchange_sizes *sizes)
 {
-    return moire_schedule_memory(sizes) + (int64_t)sizeof(struct state)
+    return moire_schedule_memory(sizes) + moire_gate_memory(sizes) + (int64_t)sizeof(struct state)
            + sizes->ranks * (int64_t)sizeof(ucp_ep_h)
            + sizes->contexts * (int64_t)(sizeof(struct context) - sizeof(struct moire_schedule_context));
 }
