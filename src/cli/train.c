@@ -1,4 +1,5 @@
 /* moire train */
+#include <signal.h>
 #include <stdio.h>
 
 #include "moire/base/log.h"
@@ -70,6 +71,10 @@ static moire_status announce(const struct moire_config *config)
 static moire_status train(const struct moire_config *config)
 {
     MOIRE_TRY(moire_cli_agree(announce(config)));
+    /* moire_train catches these while it runs and leaves them as they were. Batch systems signal more than once:
+     * the second one must not end a process that is on its way out with a checkpoint and its exit code. */
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGUSR1, SIG_IGN);
     MOIRE_TRY(moire_train(config));
     if (moire_where.rank != 0) return MOIRE_OK;
     printf("\nwritten to %s", config->run_dir);

@@ -6,6 +6,8 @@ checkpoints() { ls "$scratch/$1/checkpoints"; }
 
 # ---- signals ----
 
+again=no # yes: the signal comes again and again until the process has ended
+is_running() { grep -q -s '^State:.[^Z]' "/proc/$pid/status"; }
 # stop_by SIGNAL NAME COMMAND...: starts a long run in $scratch/NAME, waits for its third step and sends the
 # signal.
 stop_by() {
@@ -18,6 +20,7 @@ stop_by() {
         sleep 0.1
     done
     kill "-$signal" "$pid"
+    while [ "$again" = yes ] && is_running; do kill "-$signal" "$pid"; done
     wait "$pid"; code=$?
     cat "$scratch/said"; echo "after $tenth tenths of a second: exit code $code"
     return $code
@@ -36,6 +39,12 @@ check "it goes on" train 1 "$moire" terminated --train.steps="$(($(last_step ter
 check_fails "SIGUSR1 to mpirun: exit code 75" 75 "stopped after step" \
     stop_by USR1 users "${MPIRUN:-mpirun}" -n 3 "$moire"
 check "the last step of its metrics is in a checkpoint" ends_in_checkpoint users
+again=yes
+for signal in TERM USR1; do
+    check_fails "SIG$signal again and again: exit code 75" 75 "stopped after step" stop_by "$signal" "many-$signal" "$moire"
+    check "SIG$signal again and again: the last step is in a checkpoint" ends_in_checkpoint "many-$signal"
+done
+again=no
 
 # ---- not finite ----
 
