@@ -28,6 +28,7 @@ only "only compute calls BLAS" 'cblas_|openblas' compute
 only "only io uses HDF5" 'hdf5\.h|H5[A-Z][a-z]' io
 only "only observe reads clocks" 'clock_gettime|gettimeofday|MPI_Wtime' observe
 only "only cluster uses hwloc" 'hwloc[./_]' cluster
+only "only exchange uses UCX" '#include <uc[pst]/|uc[ps]_[a-z]+_' exchange
 only "only base opens files" '[^a-z_](fopen|open|creat)\(' 'base|io'
 only "only exchange moves rows between ranks" 'MPI_I?[Aa]lltoall' exchange
 only "only train and cli end a process" '[^a-z_](exit|abort|_exit)\(' 'base|cluster|train|cli'
