@@ -192,7 +192,8 @@ struct moire_transfer; /* an open context */
 /* rows [T, D] out to received [R, D]; numbers [N, 1] out to received_numbers [R, 1], or both NULL, alike on
  * all ranks. The buffers must not be touched until moire_transfer_end. The order of begins, and which
  * transfers are open at each, is the same on all ranks; the order of ends is free otherwise. A rank with an
- * open transfer must not wait outside of this folder for one that ends it first. MOIRE_FAILED when all contexts are open, the plan is not prepared, or a buffer has another width or element or too few
+ * open transfer must not wait outside of this folder for one that ends it first. MOIRE_FAILED when all
+ * contexts are open, the plan is not prepared, or a buffer has another width or element or too few
  * rows; then nothing has started. Collective in the sense of a non-blocking MPI call. */
 moire_status moire_dispatch_begin(struct moire_plan *plan, const struct moire_rows *rows,
                                   const struct moire_rows *numbers, struct moire_rows *received,
