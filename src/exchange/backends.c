@@ -25,14 +25,25 @@ static moire_status find_index(const char *name, int64_t *index)
     return moire_name_find("exchange back end", name, names, BACKENDS + 1, index);
 }
 
+enum { NAMES_BYTES = 160 };
+
+/* "auto" and those that this program has, or that an exchange can use. */
+static void list_names(const struct moire_exchange *exchange, char names[NAMES_BYTES])
+{
+    char why[160];
+    snprintf(names, NAMES_BYTES, "auto");
+    for (int i = 0; i < BACKENDS; i++) {
+        const struct moire_backend *backend = moire_backends[i];
+        const size_t used = strlen(names);
+        if (exchange ? backend->applicable(exchange, why, sizeof why) : !backend->missing)
+            snprintf(names + used, NAMES_BYTES - used, ", %s", backend->name);
+    }
+}
+
 static moire_status fail_missing(const struct moire_backend *backend)
 {
-    char names[160] = "auto";
-    for (int i = 0; i < BACKENDS; i++) {
-        const size_t used = strlen(names);
-        if (!moire_backends[i]->missing)
-            snprintf(names + used, sizeof names - used, ", %s", moire_backends[i]->name);
-    }
+    char names[NAMES_BYTES];
+    list_names(NULL, names);
     return moire_fail(
         MOIRE_USAGE,
         "exchange back end '%s' is not there: %s; found exchange.backend = %s, expected one of %s; try "
@@ -51,7 +62,7 @@ moire_status moire_exchange_check_backend(const char *name)
 moire_status moire_backend_find(const struct moire_exchange *exchange, const char *name,
                                 const struct moire_backend **backend)
 {
-    char why[160] = "";
+    char why[160] = "", names[NAMES_BYTES];
     int64_t index;
     MOIRE_TRY(find_index(name, &index));
     bool any = index == BACKENDS;
@@ -60,9 +71,10 @@ moire_status moire_backend_find(const struct moire_exchange *exchange, const cha
         *backend = moire_backends[i];
         return MOIRE_OK;
     }
+    list_names(exchange, names);
     return moire_fail(MOIRE_USAGE,
-                      "exchange back end '%s' is not applicable here: %s; try exchange.backend = auto", name,
-                      why);
+                      "exchange back end '%s' is not applicable here: %s; try exchange.backend = one of %s",
+                      name, why, names);
 }
 
 void moire_exchange_print_backends(void)
