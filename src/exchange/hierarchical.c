@@ -241,7 +241,9 @@ static int64_t memory(const struct moire_exchange_sizes *sizes)
         if (out > sent) sent = out;
         if (in > relayed) relayed = in;
     }
-    return moire_relay_memory(sizes, HIERARCHICAL_FLAGS) +
+    struct moire_exchange_sizes all = *sizes;
+    all.buffers += sizes->plans + 2 * sizes->contexts; /* blocks: lists, and what relays receive in */
+    return moire_relay_memory(&all, HIERARCHICAL_FLAGS) +
            (int64_t)(sizeof(struct hierarchical_state) - sizeof(struct moire_relay)) +
            sizes->contexts *
                (sent + moire_pages_bytes(relayed + 1) + (int64_t)sizeof(struct hierarchical_context));

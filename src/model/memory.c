@@ -143,7 +143,7 @@ static moire_status lay_out(const struct moire_memory_case *rank, struct moire_m
 {
     int64_t first = 0, count = 0, *experts;
     if (model->moe_layers)
-        count = moire_share(model->config.moe_experts, rank->expert_ranks, rank->expert_rank, &first);
+        count = moire_share(model->config.moe_experts, rank->expert.ranks, rank->expert.rank, &first);
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_OTHER, count, sizeof *experts, &experts));
     for (int64_t i = 0; i < count; i++) experts[i] = first + i;
     moire_status status = moire_tensors_layout(&model->tensors, experts, count);
@@ -161,8 +161,7 @@ static void add_bytes(const struct moire_memory_case *rank, struct moire_model *
     bytes[MOIRE_MEMORY_ACTIVATIONS] += activation_bytes(model);
     if (model->moe_layers == 0) return;
     bytes[MOIRE_MEMORY_ACTIVATIONS] += (rank->training ? 2 : 1) * tokens * model->dim * (int64_t)sizeof(real);
-    moire_moe_memory(&model->config, rank->expert_ranks, rank->expert_rank, tokens, (int)model->moe_layers,
-                     rank->rows, bytes);
+    moire_moe_memory(&model->config, &rank->expert, tokens, (int)model->moe_layers, rank->rows, bytes);
 }
 
 moire_status moire_model_memory(const struct moire_config *config, const struct moire_memory_case *rank,

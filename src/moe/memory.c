@@ -35,7 +35,16 @@ static int64_t layer_bytes(const struct moire_config *config, int64_t tokens, in
            + slots * (int64_t)(sizeof(int32_t) + sizeof(bool));
 }
 
-void moire_moe_memory(const struct moire_config *config, int expert_ranks, int expert_rank, int64_t tokens,
+/* Calls of moire_rows_create: setup.c, and output and its gradient of the model. */
+static int count_buffers(const struct moire_config *config, int layers)
+{
+    const int group = 7, received = config->model_feed_forward == MOIRE_SWIGLU ? 4 : 3, model = 2,
+              kept = 1 + received;
+    const bool once = config->train_recompute != MOIRE_RECOMPUTE_NONE;
+    return group + model + layers + (once ? kept : layers * kept);
+}
+
+void moire_moe_memory(const struct moire_config *config, const struct moire_moe_place *place, int64_t tokens,
                       int layers, const struct moire_plan_rows *rows, int64_t bytes[MOIRE_MEMORY_KINDS])
 {
     int64_t first, activations;
@@ -45,9 +54,12 @@ void moire_moe_memory(const struct moire_config *config, int expert_ranks, int e
         .wire = config->exchange_wire ? MOIRE_WIRE_BF16 : MOIRE_WIRE_FP32,
         .chunks = config->exchange_chunks > 0 ? (int)config->exchange_chunks : 1,
         .peers_in_flight = config->exchange_peers_in_flight > 0 ? (int)config->exchange_peers_in_flight : 0,
-        .ranks = expert_ranks,
+        .ranks = place->ranks,
+        .nodes = place->nodes,
+        .ranks_in_node = place->node_ranks,
+        .buffers = count_buffers(config, layers),
         .instances = config->moe_experts,
-        .local_instances = moire_share(config->moe_experts, expert_ranks, expert_rank, &first),
+        .local_instances = moire_share(config->moe_experts, place->ranks, place->rank, &first),
         .contexts = MOIRE_MOE_CONTEXTS,
         .width = config->model_dim,
         .element = MOIRE_REAL_ELEMENT,

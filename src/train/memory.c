@@ -18,11 +18,25 @@ moire_status moire_train_memory(const struct moire_config *config, const struct 
     int64_t dense, experts;
     memset(bytes, 0, MOIRE_MEMORY_KINDS * sizeof *bytes);
     MOIRE_TRY(moire_model_memory(config, rank, bytes, &dense, &experts));
-    int groups = rank->ranks / rank->expert_ranks, group = rank->rank / rank->expert_ranks;
+    int groups = rank->ranks / rank->expert.ranks, group = rank->rank / rank->expert.ranks;
     int64_t moments =
         share_of(config, dense, rank->ranks, rank->rank) + share_of(config, experts, groups, group);
     bytes[MOIRE_MEMORY_OPTIMIZER] = 2 * moments * (int64_t)sizeof(real);
     return MOIRE_OK;
+}
+
+/* Nodes are counted by their first ranks. */
+static struct moire_moe_place place_of(const struct moire_mesh *mesh)
+{
+    struct moire_moe_place place = { .ranks = mesh->expert.size, .rank = mesh->expert.rank };
+    const int *node_of = mesh->expert_node_of;
+    for (int r = 0; r < place.ranks; r++) {
+        int first = 0;
+        while (node_of[first] != node_of[r]) first++;
+        place.nodes += first == r;
+        place.node_ranks += node_of[r] == node_of[place.rank];
+    }
+    return place;
 }
 
 static struct moire_memory_case case_of(const struct moire_config *config, const struct moire_mesh *mesh,
@@ -31,12 +45,24 @@ static struct moire_memory_case case_of(const struct moire_config *config, const
     return (struct moire_memory_case){
         .ranks = mesh->world.size,
         .rank = mesh->world.rank,
-        .expert_ranks = mesh->expert.size,
-        .expert_rank = mesh->expert.rank,
+        .expert = place_of(mesh),
         .sequences = moire_train_local_sequences(config, mesh),
         .training = true,
         .rows = rows,
     };
+}
+
+/* As many tokens relay through this rank as through any other: where relays are used. */
+static void relay_rows(const struct moire_config *config, const struct moire_mesh *mesh,
+                       struct moire_plan_rows *rows)
+{
+    const struct moire_moe_place place = place_of(mesh);
+    const double far = 1 - 1 / (double)place.nodes,
+                 distinct =
+                     moire_traffic_expected_distinct(config->moe_experts, place.nodes, config->moe_top_k);
+    rows->relayed_out_copies = rows->relayed_in_copies = (int64_t)(far * (double)rows->copies);
+    rows->relayed_out = rows->relayed_in =
+        config->exchange_dedup ? (int64_t)(far * distinct * (double)rows->tokens) : rows->relayed_out_copies;
 }
 
 /* The same rows in every layer: each expert gets as many slots of every rank. */
@@ -46,7 +72,7 @@ static struct moire_plan_rows even_rows(const struct moire_config *config, const
     double local = (double)moire_share(config->moe_experts, mesh->expert.size, mesh->expert.rank, &first);
     double copies = (double)(tokens * config->moe_top_k), part = local / (double)config->moe_experts;
     int64_t received = (int64_t)(copies * part * mesh->expert.size), own = (int64_t)(copies * part);
-    return (struct moire_plan_rows){
+    struct moire_plan_rows rows = {
         .tokens = tokens,
         .slots = tokens * config->moe_top_k,
         .copies = tokens * config->moe_top_k,
@@ -54,6 +80,8 @@ static struct moire_plan_rows even_rows(const struct moire_config *config, const
         .out = tokens * config->moe_top_k - own,
         .in = received - own,
     };
+    relay_rows(config, mesh, &rows);
+    return rows;
 }
 
 moire_status moire_train_memory_even(const struct moire_config *config, const struct moire_mesh *mesh,

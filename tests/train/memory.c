@@ -85,6 +85,13 @@ static void the_prediction_is_what_was_measured(void)
     static const char *const layer[][2] = {
         { "train.recompute", "layer" }, { "parallel.expert", "1" }, { NULL, NULL }
     };
+    static const char *const shared[][2] = { { "exchange.backend", "shared" }, { NULL, NULL } };
+    static const char *const relays[][2] = { { "exchange.backend", "hierarchical" },
+                                             { "parallel.ranks_per_node", "1" },
+                                             { "exchange.chunks", "2" },
+                                             { NULL, NULL } };
+    check(shared, "shared");
+    check(relays, "hierarchical");
     check(ffn, "feed-forward again");
     check(layer, "blocks again");
     check(NULL, "as it is");

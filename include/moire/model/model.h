@@ -80,7 +80,7 @@ moire_status moire_model_count(const struct moire_config *config, struct moire_m
 /* A rank, and the routing that it meets. */
 struct moire_memory_case {
     int ranks, rank;               /* world */
-    int expert_ranks, expert_rank; /* expert group */
+    struct moire_moe_place expert; /* expert group */
     int64_t sequences;             /* most in a micro-batch */
     bool training;
     const struct moire_plan_rows *rows; /* [MoE layers] */

@@ -82,9 +82,14 @@ void moire_moe_free(struct moire_moe *moe);
 moire_status moire_moe_layer_create(struct moire_moe *moe, struct moire_moe_layer *layer);
 void moire_moe_layer_free(struct moire_moe_layer *layer);
 
-/* Adds to bytes[] what moire_moe_create and so many layers come to hold on rank `expert_rank` of an expert
- * group, buffers of received rows included; rows [layers]. Not collective. */
-void moire_moe_memory(const struct moire_config *config, int expert_ranks, int expert_rank, int64_t tokens,
+/* Where a rank is in its expert group. */
+struct moire_moe_place {
+    int ranks, rank;
+    int nodes, node_ranks; /* nodes of the group, ranks of the group on this rank's node */
+};
+/* Adds to bytes[] what moire_moe_create and so many layers come to hold on a rank of an expert group, buffers
+ * of received rows included; rows [layers]. Not collective. */
+void moire_moe_memory(const struct moire_config *config, const struct moire_moe_place *place, int64_t tokens,
                       int layers, const struct moire_plan_rows *rows, int64_t bytes[MOIRE_MEMORY_KINDS]);
 
 /* output [T, D] (a buffer of the exchange) = sum over slots; layer->inputs holds the input rows [T, D]. Timed
