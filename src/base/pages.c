@@ -55,7 +55,8 @@ static moire_status check_limits(const struct moire_pages *pages, int64_t bytes)
         (uint64_t)bytes > limit.rlim_cur)
         return moire_fail(MOIRE_NO_MEMORY,
                           "memory for other ranks to read (%s) is over the limit on sizes of files; found a "
-                          "limit of %llu bytes, expected at least %" PRId64 "; try ulimit -f unlimited",
+                          "limit of %llu bytes, expected at least %" PRId64 "; try ulimit -f unlimited, or "
+                          "exchange.backend = pairwise",
                           moire_memory_kind_name(pages->kind), (unsigned long long)limit.rlim_cur, bytes);
     int64_t available = available_bytes(), more = bytes - pages->bytes;
     if (more > available)
