@@ -1,6 +1,6 @@
 #!/bin/sh
-# Memory that ranks of a node read from each other is refused by a limit: exit code 1, one message with the limit
-# and two remedies, at the start or when buffers grow.
+# Memory that ranks of a node read from each other is refused by a limit: exit code 1, one message with the
+# limit and two remedies, at the start or when buffers grow.
 . "${top_srcdir:-.}/tests/support/tap.sh"
 . "$top_srcdir/tests/cli/tiny.sh"
 
