@@ -23,13 +23,13 @@ static bool make_window(const struct moire_exchange *exchange, struct moire_gate
 }
 
 /* Without the window it goes by messages: no failure. The agreement is also what makes the zeros visible. */
-moire_status moire_gate_create(const struct moire_exchange *exchange, struct moire_gate *gate)
+moire_status moire_gate_create(const struct moire_exchange *exchange, bool one_node, struct moire_gate *gate)
 {
     const struct moire_communicator *communicator = &exchange->communicator;
     gate->window = MPI_WIN_NULL;
     MOIRE_TRY(moire_agree(communicator, moire_allocate(MOIRE_MEMORY_EXCHANGE, communicator->size,
                                                        sizeof *gate->flags, &gate->flags)));
-    if (exchange->nodes > 1 || communicator->size == 1) return MOIRE_OK;
+    if (!one_node || communicator->size == 1) return MOIRE_OK;
     int64_t missing = !make_window(exchange, gate);
     MOIRE_TRY(moire_max_integers(communicator, &missing, 1));
     if (missing && gate->window != MPI_WIN_NULL) MPI_Win_free(&gate->window);

@@ -33,8 +33,9 @@ struct moire_gate_pass { /* of a transfer; zeroed at first, kept from one transf
     MPI_Request requests[2]; /* of that turn */
 };
 
-/* Agreed; collective, as is the free, which takes a zeroed one too (where that is alike on all ranks). */
-moire_status moire_gate_create(const struct moire_exchange *exchange, struct moire_gate *gate);
+/* `one_node`: MPI finds all ranks on one; alike on all. Agreed; collective, as is the free, which takes a
+ * zeroed one too (where that is alike on all ranks). */
+moire_status moire_gate_create(const struct moire_exchange *exchange, bool one_node, struct moire_gate *gate);
 void moire_gate_free(struct moire_gate *gate);
 /* This rank has come: starts, and then goes on with, a passage; *through: all have, and it is over. `wait`
  * false: nobody can need this rank any more; where a flag is enough to tell that it has come, it is through

@@ -90,11 +90,20 @@ static bool applicable(const struct moire_exchange *exchange, char *why, size_t 
 
 /* Setting up. */
 
-/* On one node, unless somebody has said something else: so that it is known how rows travel, see may_owe. */
-static bool is_in_memory(const struct moire_exchange *exchange)
+/* Whether MPI, too, finds all ranks on one node: nodes may be pretended. Collective. */
+static moire_status find_one_node(const struct moire_exchange *exchange, bool *one_node)
 {
-    return exchange->nodes == 1 && !getenv("UCX_TLS") && !getenv("UCX_RNDV_THRESH")
-           && !getenv("UCX_RNDV_SEND_NBR_THRESH");
+    struct moire_communicator node;
+    MOIRE_TRY(moire_communicator_split_node(&exchange->communicator, "node", &node));
+    *one_node = exchange->nodes == 1 && node.size == exchange->communicator.size;
+    moire_communicator_free(&node);
+    return MOIRE_OK;
+}
+
+/* On one node, unless somebody has said something else: so that it is known how rows travel, see may_owe. */
+static bool may_choose(void)
+{
+    return !getenv("UCX_TLS") && !getenv("UCX_RNDV_THRESH") && !getenv("UCX_RNDV_SEND_NBR_THRESH");
 }
 
 static moire_status choose_memory(ucp_config_t *config)
@@ -118,7 +127,6 @@ static moire_status open_library(struct state *state, const struct moire_exchang
     const ucp_worker_params_t worker = { .field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
                                          .thread_mode = UCS_THREAD_MODE_SINGLE };
     ucp_config_t *config = NULL;
-    state->in_memory = is_in_memory(exchange);
     MOIRE_TRY(check(ucp_config_read(NULL, NULL, &config), "ucp_config_read"));
     moire_status chosen = state->in_memory ? choose_memory(config) : MOIRE_OK;
     ucs_status_t status = chosen == MOIRE_OK ? ucp_init(&params, config, &state->library) : UCS_OK;
@@ -128,12 +136,13 @@ static moire_status open_library(struct state *state, const struct moire_exchang
     return check(ucp_worker_create(state->library, &worker, &state->worker), "ucp_worker_create");
 }
 
-static moire_status set_up(struct moire_exchange *exchange)
+static moire_status set_up(struct moire_exchange *exchange, bool one_node)
 {
     const int ranks = exchange->communicator.size;
     struct state *state = NULL;
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_EXCHANGE, 1, sizeof *state, &state));
     exchange->backend_state = state;
+    state->in_memory = one_node && may_choose();
     MOIRE_TRY(moire_schedule_create(exchange, &state->schedule));
     MOIRE_TRY(moire_allocate(MOIRE_MEMORY_EXCHANGE, ranks, sizeof(ucp_ep_h), &state->peers));
     MOIRE_TRY(moire_packed_contexts_create(exchange, sizeof(struct context)));
@@ -253,10 +262,12 @@ static moire_status connect_peers(struct moire_exchange *exchange)
 
 static moire_status init(struct moire_exchange *exchange)
 {
-    MOIRE_TRY(moire_agree(&exchange->communicator, set_up(exchange)));
+    bool one_node = false;
+    MOIRE_TRY(find_one_node(exchange, &one_node));
+    MOIRE_TRY(moire_agree(&exchange->communicator, set_up(exchange, one_node)));
     ((struct state *)exchange->backend_state)->has_peers = true;
     MOIRE_TRY(connect_peers(exchange));
-    return moire_gate_create(exchange, &((struct state *)exchange->backend_state)->gate);
+    return moire_gate_create(exchange, one_node, &((struct state *)exchange->backend_state)->gate);
 }
 
 /* A worker goes only when no peer closes an end point to it any more. What fails here is of no use to
