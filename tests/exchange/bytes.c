@@ -9,10 +9,9 @@
 
 enum { TOKENS = 512, MOST_TOP_K = 8, EXPERTS = 256, WIDTH = 4, SIGMAS = 5 };
 
-/* Rows or numbers that leave this rank, by level. */
+/* What a dispatch sends from this rank. */
 struct counts {
-    int64_t tokens[MOIRE_LEVELS]; /* to other nodes: (token, node) pairs; otherwise copies */
-    int64_t copies[MOIRE_LEVELS];
+    int64_t rows[MOST_RANKS], copies[MOST_RANKS]; /* to each rank; copies: numbers */
     /* over the tokens: far nodes and far copies of each, to tell the error of their ratio by */
     double pairs, slots, squared_pairs, squared_slots, product;
 };
@@ -51,17 +50,28 @@ static bool is_far(int level)
     return level == MOIRE_LEVEL_FAR || level == MOIRE_LEVEL_SPINE;
 }
 
+/* Nodes have as many ranks each, in order: the relay on a node is the one with the same place there. */
+static int relay_of(const struct setup *setup, int rank)
+{
+    int size = 0;
+    while (size < test_ranks && setup->node_of[size] == 0) size++;
+    return setup->node_of[rank] * size + test_rank % size;
+}
+
 static void count_token(const struct setup *setup, const struct moire_routing *routing, int64_t token,
                         struct counts *counts)
 {
+    const bool relays = setup->backend == &moire_backend_hierarchical;
     bool seen[MOST_RANKS] = { false };
     int pairs = 0, slots = 0;
     for (int64_t n = routing->slot_begin[token]; n < routing->slot_begin[token + 1]; n++) {
-        const int rank = setup->placement.instance_rank[routing->targets[n]], level = level_of(setup, rank);
-        counts->copies[level]++;
-        counts->tokens[level] += !is_far(level) || !seen[setup->node_of[rank]];
-        pairs += is_far(level) && !seen[setup->node_of[rank]];
-        slots += is_far(level);
+        const int rank = setup->placement.instance_rank[routing->targets[n]];
+        const bool far = is_far(level_of(setup, rank)), again = far && seen[setup->node_of[rank]];
+        const int to = relays && far ? relay_of(setup, rank) : rank;
+        counts->copies[to]++;
+        counts->rows[to] += !(relays && setup->deduplicate && again);
+        pairs += far && !again;
+        slots += far;
         seen[setup->node_of[rank]] = true;
     }
     counts->pairs += pairs;
@@ -156,39 +166,45 @@ static struct setup grouped(int groups, enum moire_wire wire, bool deduplicate)
     return setup;
 }
 
-/* Of this rank out, and of all ranks back: there it is the other end that sends. */
-static void check_rows(const struct moved *moved, const int64_t *rows, const int64_t *copies,
-                       int64_t row_bytes)
+/* Between nodes, by level: rows and numbers that go to, or (back) return to, each rank. */
+static void check_level(const struct setup *setup, const struct moire_exchange_bytes *bytes,
+                        const int64_t *rows, const int64_t *numbers)
 {
-    int64_t all[4][MOIRE_LEVELS];
-    for (int level = MOIRE_LEVEL_FAR; level < MOIRE_LEVELS; level++) {
-        expect(moved->out.rows[level] == rows[level] * row_bytes);
-        expect(moved->out.numbers[level] == copies[level] * (int64_t)sizeof(float));
-        expect(moved->out.index[level] == 0 && moved->back.index[level] == 0);
+    int64_t row_bytes[MOIRE_LEVELS] = { 0 }, number_bytes[MOIRE_LEVELS] = { 0 };
+    for (int rank = 0; rank < test_ranks; rank++) {
+        const int level = level_of(setup, rank);
+        row_bytes[level] +=
+            rows[rank] * WIDTH * (setup->wire == MOIRE_WIRE_BF16 ? 2 : (int64_t)sizeof(float));
+        number_bytes[level] += numbers[rank] * (int64_t)sizeof(float);
     }
-    for (int level = 0; level < MOIRE_LEVELS; level++) {
-        all[0][level] = moved->back.rows[level];
-        all[1][level] = moved->back.numbers[level];
-        all[2][level] = rows[level] * row_bytes;
-        all[3][level] = copies[level] * (int64_t)sizeof(float);
-    }
-    for (int i = 0; i < 4; i++) sum_over_ranks(all[i]);
     for (int level = MOIRE_LEVEL_FAR; level < MOIRE_LEVELS; level++)
-        expect(all[0][level] == all[2][level] && all[1][level] == all[3][level]);
+        expect(bytes->rows[level] == row_bytes[level] && bytes->numbers[level] == number_bytes[level] &&
+               bytes->index[level] == 0);
+}
+
+/* What came from a rank goes back to it. */
+static void check_rows(const struct setup *setup, const struct moved *moved, const struct counts *counts)
+{
+    int64_t rows[MOST_RANKS], numbers[MOST_RANKS];
+    check_level(setup, &moved->out, counts->rows, counts->copies);
+    MPI_Alltoall(counts->rows, 1, MPI_INT64_T, rows, 1, MPI_INT64_T, MPI_COMM_WORLD);
+    MPI_Alltoall(counts->copies, 1, MPI_INT64_T, numbers, 1, MPI_INT64_T, MPI_COMM_WORLD);
+    check_level(setup, &moved->back, rows, numbers);
 }
 
 /* Counts of all instances to all ranks; lists: which row each far copy is. */
 static void check_prepare(const struct setup *setup, const struct moved *moved, const struct counts *counts)
 {
-    const bool relays = setup->backend == &moire_backend_hierarchical;
-    int64_t words[MOIRE_LEVELS] = { 0 };
-    for (int rank = 0; rank < test_ranks; rank++)
-        words[level_of(setup, rank)] +=
-            1 + setup->backend->extra_words + moire_placement_local(&setup->placement, rank);
+    int64_t words[MOIRE_LEVELS] = { 0 }, copies[MOIRE_LEVELS] = { 0 };
+    for (int rank = 0; rank < test_ranks; rank++) {
+        const int level = level_of(setup, rank);
+        words[level] += 1 + setup->backend->extra_words + moire_placement_local(&setup->placement, rank);
+        if (setup->backend == &moire_backend_hierarchical && is_far(level))
+            copies[level] += counts->copies[rank];
+    }
     for (int level = 0; level < MOIRE_LEVELS; level++)
         expect(moved->prepare[level] ==
-               words[level] * (int64_t)sizeof(int64_t) +
-                   (relays && is_far(level) ? counts->copies[level] * (int64_t)sizeof(int32_t) : 0));
+               words[level] * (int64_t)sizeof(int64_t) + copies[level] * (int64_t)sizeof(int32_t));
 }
 
 static void check_grouped(int groups, enum moire_wire wire, bool deduplicate)
@@ -198,9 +214,7 @@ static void check_grouped(int groups, enum moire_wire wire, bool deduplicate)
     if (!setup_create(&setup)) return;
     const struct counts counts = count_routing(&setup, &routing);
     const struct moved moved = move(&setup, &routing);
-    const bool one_copy = backend_under_test == &moire_backend_hierarchical && deduplicate;
-    check_rows(&moved, one_copy ? counts.tokens : counts.copies, counts.copies,
-               WIDTH * (wire == MOIRE_WIRE_BF16 ? 2 : (int64_t)sizeof(float)));
+    check_rows(&setup, &moved, &counts);
     check_prepare(&setup, &moved, &counts);
     setup_free(&setup);
 }
