@@ -11,8 +11,9 @@ comment "back ends:" $backends
 
 # Why a back end cannot run with these arguments; empty where it can.
 reason() { # BACKEND RANKS ARGUMENT...
-    train "$2" "$moire" why $short --exchange.backend="$1" $3 >"$scratch/why.out" 2>&1
-    sed -n "s/^moire: .*exchange back end '$1' .*: \(.*\); try .*/\1/p" "$scratch/why.out" | head -n 1
+    asked=$1 asked_ranks=$2; shift 2
+    train "$asked_ranks" "$moire" why $short --exchange.backend="$asked" "$@" >"$scratch/why.out" 2>&1
+    sed -n "s/^moire: .*exchange back end '$asked' .*: \(.*\); try .*/\1/p" "$scratch/why.out" | head -n 1
     rm -rf "$scratch/why"
 }
 curve() { for key in loss grad_norm validation_loss; do echo "$key"; values "$key" "$1"; done; }
@@ -37,7 +38,7 @@ backends_agree() { # LABEL RANKS ARGUMENT...
     check "$map: alltoallv" \
         train "$count_of_ranks" "$moire" reference $short --exchange.backend=alltoallv "$@"
     for backend in $backends; do
-        why=$(reason "$backend" "$count_of_ranks" "$*")
+        why=$(reason "$backend" "$count_of_ranks" "$@")
         [ -n "$why" ] && { skip "$map: $backend" "$why"; continue; }
         for setting in $settings; do
             [ "$backend,$setting" = "alltoallv,yes,1,all" ] && continue
@@ -61,6 +62,9 @@ backends_agree "4 ranks, four nodes" 4 --parallel.ranks_per_node=1
 backends_agree "bf16, 4 ranks, two nodes" 4 --parallel.ranks_per_node=2 --exchange.wire=bf16
 settings="yes,3,1"
 backends_agree "bf16, 2 ranks, one node" 2 --exchange.wire=bf16
+backends_agree "two leaves of two nodes" 4 --topology.source="leaf:2 node:2 rank:1"
+backends_agree "bf16, two leaves of two nodes of two ranks" 8 --topology.source="leaf:2 node:2 rank:2" \
+    --exchange.wire=bf16
 
 # Rounding rows does not change what is learnt.
 long="--train.steps=200 --evaluate.every=100 --model.sequence=8 --parallel.ranks_per_node=1"
