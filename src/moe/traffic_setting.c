@@ -160,7 +160,7 @@ void moire_traffic_repeat(const struct moire_traffic_setting *setting, int layer
 
 /* 1 - C(E - n, K) / C(E, K), the probability that one of K choices is among n experts. The quotient is the
  * product of 1 - n / (E - k); by logarithms, small probabilities keep their digits. */
-static double met(int64_t experts, int64_t members, int64_t top_k)
+double moire_traffic_meets(int64_t experts, int64_t members, int64_t top_k)
 {
     double logarithm = 0;
     if (experts - members < top_k) return 1;
@@ -171,7 +171,7 @@ static double met(int64_t experts, int64_t members, int64_t top_k)
 double moire_traffic_expected_distinct(int64_t experts, int64_t groups, int64_t top_k)
 {
     const int64_t members = experts / groups, larger = experts % groups; /* groups with one member more */
-    double distinct = (double)(groups - larger) * met(experts, members, top_k);
-    if (larger > 0) distinct += (double)larger * met(experts, members + 1, top_k);
+    double distinct = (double)(groups - larger) * moire_traffic_meets(experts, members, top_k);
+    if (larger > 0) distinct += (double)larger * moire_traffic_meets(experts, members + 1, top_k);
     return distinct;
 }

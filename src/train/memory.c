@@ -52,17 +52,40 @@ static struct moire_memory_case case_of(const struct moire_config *config, const
     };
 }
 
-/* As many tokens relay through this rank as through any other: where relays are used. */
+/* Experts on the node of a rank of the group; none, and so counted once, where it is not the node's first. */
+static int64_t experts_of_node(const struct moire_config *config, const struct moire_mesh *mesh, int rank)
+{
+    const int *node_of = mesh->expert_node_of;
+    int64_t first, experts = 0;
+    for (int r = 0; r < mesh->expert.size; r++) {
+        if (node_of[r] != node_of[rank]) continue;
+        if (r < rank) return 0;
+        experts += moire_share(config->moe_experts, mesh->expert.size, r, &first);
+    }
+    return experts;
+}
+
+/* Where relays are used: tokens with experts on other nodes out, those of other nodes with experts here in,
+ * as many through every rank of a node. */
 static void relay_rows(const struct moire_config *config, const struct moire_mesh *mesh,
                        struct moire_plan_rows *rows)
 {
     const struct moire_moe_place place = place_of(mesh);
-    const double far = 1 - 1 / (double)place.nodes,
-                 distinct =
-                     moire_traffic_expected_distinct(config->moe_experts, place.nodes, config->moe_top_k);
-    rows->relayed_out_copies = rows->relayed_in_copies = (int64_t)(far * (double)rows->copies);
-    rows->relayed_out = rows->relayed_in =
-        config->exchange_dedup ? (int64_t)(far * distinct * (double)rows->tokens) : rows->relayed_out_copies;
+    const int *node_of = mesh->expert_node_of;
+    const int64_t experts = config->moe_experts;
+    const double tokens = (double)rows->tokens, copies = (double)rows->copies / (double)experts,
+                 sources = (double)(place.ranks - place.node_ranks) / place.node_ranks;
+    double row_out = 0, row_in = 0, copy_out = 0, copy_in = 0;
+    for (int r = 0; r < place.ranks; r++) {
+        const bool own = node_of[r] == node_of[place.rank];
+        const int64_t there = experts_of_node(config, mesh, r);
+        *(own ? &row_in : &row_out) += tokens * moire_traffic_meets(experts, there, config->moe_top_k);
+        *(own ? &copy_in : &copy_out) += copies * (double)there;
+    }
+    rows->relayed_out_copies = (int64_t)copy_out;
+    rows->relayed_in_copies = (int64_t)(sources * copy_in);
+    rows->relayed_out = (int64_t)(config->exchange_dedup ? row_out : copy_out);
+    rows->relayed_in = (int64_t)(sources * (config->exchange_dedup ? row_in : copy_in));
 }
 
 /* The same rows in every layer: each expert gets as many slots of every rank. */

@@ -125,22 +125,36 @@ static void recomputing_saves_memory(void)
         printf("# none %lld, ffn %lld, layer %lld\n", (long long)none, (long long)ffn, (long long)layer);
 }
 
-/* Even routing, predicted before the run, is what a run with such routing takes. */
-static void even_routing_is_predicted_before_the_run(void)
+static void check_before(const char *const (*settings)[2], const char *name)
 {
     struct moire_config config;
     struct moire_mesh mesh;
     int64_t before[MOIRE_MEMORY_KINDS];
     make(&config);
     set(&config, "moe.router", "forced");
-    set(&config, "moe.forced", "even");
+    for (int i = 0; settings[i][0]; i++) set(&config, settings[i][0], settings[i][1]);
     expect_ok(moire_mesh_create(&config, &mesh));
     expect_ok(moire_train_memory_even(&config, &mesh, before));
     moire_mesh_free(&mesh);
     train(&config);
     memcpy(predicted, before, sizeof predicted);
-    check_kinds("even routing");
+    check_kinds(name);
     clean(&config);
+}
+
+/* Even routing, predicted before the run, is what a run with such routing takes; what goes through relays is
+ * that of uniform choices (the same in every run, by run.seed). */
+static void even_routing_is_predicted_before_the_run(void)
+{
+    static const char *const even[][2] = { { "moe.forced", "even" }, { NULL, NULL } };
+    static const char *const relays[][2] = { { "moe.forced", "uniform" },
+                                             { "exchange.backend", "hierarchical" },
+                                             { "parallel.ranks_per_node", "1" },
+                                             { "train.batch", "96" },
+                                             { "train.steps", "1" },
+                                             { NULL, NULL } };
+    check_before(even, "even routing");
+    check_before(relays, "uniform routing through relays");
 }
 
 int main(int argc, char **argv)

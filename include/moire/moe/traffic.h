@@ -107,5 +107,7 @@ void moire_traffic_repeat(const struct moire_traffic_setting *setting, int layer
  * 1 - C(E - E_g, K) / C(E, K); G (1 - C(E - E/G, K) / C(E, K)) where G divides E. One copy of a token for
  * each group saves 1 - this / K of the copies. 1 <= K <= E. */
 double moire_traffic_expected_distinct(int64_t experts, int64_t groups, int64_t top_k);
+/* One term of it: the probability that a token has a choice among `members` of the experts. */
+double moire_traffic_meets(int64_t experts, int64_t members, int64_t top_k);
 
 #endif
