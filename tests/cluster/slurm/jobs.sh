@@ -1,6 +1,7 @@
 #!/bin/sh
 # The scripts of jobs/ as they are shipped, made small by options and variables only: each ends and writes what
-# jobs/README.md promises; a training that is told to stop is put back, goes on, and ends with the bits of one that was not.
+# jobs/README.md promises; a training that is told to stop is put back, goes on, and ends with the bits of one that was
+# not told.
 . "${top_srcdir:-.}/tests/support/tap.sh"
 . "$top_srcdir/tests/cluster/slurm/support.sh"
 . "$top_srcdir/tests/train/runs.sh"
