@@ -126,11 +126,26 @@ static void note_skipped(const char *name, const char *why)
     printf("# skipped %s\n", line);
 }
 
+/* Pretended nodes may be smaller than those of the machine but not span them: where ranks are on several,
+ * each part of a pretended node is a node. The order of nodes stays. */
+static void split_nodes(struct setup *setup)
+{
+    struct moire_communicator node;
+    int lowest = test_rank, of_rank[MOST_RANKS];
+    expect_ok(moire_communicator_split_node(&setup->world, "node", &node));
+    MPI_Bcast(&lowest, 1, MPI_INT, 0, node.mpi);
+    MPI_Allgather(&lowest, 1, MPI_INT, of_rank, 1, MPI_INT, MPI_COMM_WORLD);
+    moire_communicator_free(&node);
+    for (int r = 0; r < test_ranks; r++)
+        if (of_rank[test_ranks - 1] > 0) setup->node_of[r] = setup->node_of[r] * MOST_RANKS + of_rank[r];
+}
+
 /* Whether it is applicable is asked of an exchange of the same shape with the reference, which always is. */
 bool setup_create(struct setup *setup)
 {
     char why[160] = "";
     expect_ok(moire_communicator_world(&setup->world));
+    split_nodes(setup);
     expect_ok(create(setup, "alltoallv"));
     if (setup->backend == &moire_backend_alltoallv) return true;
     bool applicable = setup->backend->applicable(setup->exchange, why, sizeof why);
@@ -336,8 +351,7 @@ void lane_combine(struct lane *lane, bool with_numbers)
 void lane_combine_compare(struct lane *lane)
 {
     const int64_t tokens = lane->route.routing.tokens, slots = lane->route.routing.slots;
-    compare(&lane->sums, twin_combine_rows(&lane->twin, &lane->outputs, tokens), tokens,
-            "summed rows");
+    compare(&lane->sums, twin_combine_rows(&lane->twin, &lane->outputs, tokens), tokens, "summed rows");
     void *numbers = twin_combine_numbers(&lane->twin, &lane->output_numbers, slots);
     if (lane->numbers_back)
         compare(&lane->number_sums, numbers, slots, "summed numbers");
