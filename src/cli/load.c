@@ -1,9 +1,11 @@
 /* Configuration and checkpoint of a command, alike on all ranks. */
 #include <limits.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "moire/base/file.h"
 #include "moire/base/log.h"
 #include "moire/cli/cli.h"
 #include "moire/compute/blas.h"
@@ -61,11 +63,55 @@ static moire_status check_file(const char *file)
                       file);
 }
 
+/* Index of compute.rate in the table of parameters. */
+static int rate_index(void)
+{
+    int index = 0;
+    while (moire_parameters[index].field != offsetof(struct moire_config, compute_rate)) index++;
+    return index;
+}
+
+static moire_status take_rate(const struct moire_config *machine, const char *path,
+                              struct moire_config *config)
+{
+    const int index = rate_index();
+    struct moire_text rate = { 0 };
+    if (machine->origins[index] == MOIRE_FROM_DEFAULT)
+        return moire_fail(
+            MOIRE_USAGE,
+            "%s says nothing of this machine's speed; found no compute.rate, expected [compute] with "
+            "rate = FLOP/s; try the peak that moire bench gemm prints",
+            path);
+    if (config->origins[index] != MOIRE_FROM_DEFAULT) return MOIRE_OK;
+    moire_status status = moire_config_value(machine, &moire_parameters[index], &rate);
+    if (status == MOIRE_OK) status = moire_config_set(config, "compute.rate", rate.data, MOIRE_FROM_FILE);
+    moire_text_free(&rate);
+    return status;
+}
+
+/* The machine file is in the language of configurations. */
+static moire_status read_machine(struct moire_config *config)
+{
+    const char *path = config->compute_machine;
+    struct moire_config machine = { 0 };
+    char *text = NULL;
+    int64_t bytes;
+    if (path[0] == 0) return MOIRE_OK;
+    moire_status status = moire_file_read(path, &text, &bytes);
+    if (status == MOIRE_OK) status = moire_config_create(&machine);
+    if (status == MOIRE_OK) status = moire_config_parse(&machine, path, text, MOIRE_FROM_FILE);
+    if (status == MOIRE_OK) status = take_rate(&machine, path, config);
+    moire_config_free(&machine);
+    moire_release(text);
+    return status;
+}
+
 static moire_status load(const char *file, int argc, char **argv, bool file_needed,
                          struct moire_config *config)
 {
     if (file) MOIRE_TRY(check_file(file));
     MOIRE_TRY(moire_config_load(config, file, argc, argv));
+    MOIRE_TRY(read_machine(config));
     if (file || !file_needed) return MOIRE_OK;
     return moire_fail(MOIRE_USAGE,
                       "no configuration was given; found no argument but options, expected FILE.ini; "

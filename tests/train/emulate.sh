@@ -56,6 +56,20 @@ large() {
     large_ranks=$1; run=$2; shift 2
     mpi "$large_ranks" "$moire" train "$scratch/large.ini" --run.dir="$scratch/$run" "$@"
 }
+# ---- a machine file ----
+
+printf '[compute]\nrate = 3e9\n' >"$scratch/machine.ini"
+printf '[model]\nlayers = 2\n' >"$scratch/slow.ini"
+grep -v '^rate' "$scratch/large.ini" >"$scratch/unrated.ini"
+check "the rate of a machine file" sh -c '"$0" train --dry-run "$1" --compute.machine="$2" | grep -q "^compute .* 3e+09 FLOP/s"' \
+    "$moire" "$scratch/unrated.ini" "$scratch/machine.ini"
+check "a rate that is given counts" sh -c '"$0" train --dry-run "$1" --compute.machine="$2" | grep -q "^compute .* 5e+11 FLOP/s"' \
+    "$moire" "$scratch/large.ini" "$scratch/machine.ini"
+check "a machine file without a rate" sh -c '"$0" train --dry-run "$1" --compute.machine="$2" 2>&1 | grep -q "no compute.rate"' \
+    "$moire" "$scratch/unrated.ini" "$scratch/slow.ini"
+check "no machine file" sh -c '"$0" train --dry-run "$1" --compute.machine="$2" 2>&1 | grep -q "absent.ini"' \
+    "$moire" "$scratch/unrated.ini" "$scratch/absent.ini"
+
 flop() { "$moire" train --dry-run "$scratch/large.ini" | sed -n 's/^step .* \([0-9.e+]*\) FLOP$/\1/p'; }
 # Of the ranks together: the slowest takes at least its share. 0.99 for the rounding of what is printed.
 long_enough() {
