@@ -115,7 +115,7 @@ const struct moire_command moire_command_data = {
                "\n"
                "  moire data inspect examples/tiny.ini\n"
                "  moire data build 'src/**/*.c' 'doc/*.md' --output=code.bin\n"
-               "  moire data import-routing experts.npy routing.h5 --experts=64 --tokens=8192",
+               "  moire data import-routing experts.npy routing.h5 --tokens=8192",
     .sections = "data",
     .options = "--output= --format= --experts= --tokens=",
     .run = run,

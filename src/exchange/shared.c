@@ -172,7 +172,7 @@ static void print(const struct moire_exchange *exchange, char *line, size_t line
 
 const struct moire_backend moire_backend_shared = {
     .name = "shared",
-    .wins = "one node: rows read from each other's memory, one copy; wins there",
+    .wins = "one node: rows read from each other's memory; wins there",
     .applicable = applicable,
     .init = init,
     .rows_grow = moire_near_rows_grow,

@@ -1,5 +1,6 @@
-/* Linked in front of MPI: every MPI_Ialltoallv of rows (they have a type of their own, counts have not) changes
- * a bit of what goes to another rank. It turns `moire` into a program whose exchange is wrong. */
+/* Linked in front of MPI: every MPI_Alltoallv and MPI_Ialltoallv of rows (they have a type of their own,
+ * counts have not) changes a bit of what goes to another rank. It turns `moire` into a program whose exchange
+ * is wrong. */
 #include <mpi.h>
 
 enum { WRONG_BIT = 0x40 };
@@ -20,13 +21,28 @@ static unsigned char *first_byte(const void *send, const int *counts, const int 
     return NULL;
 }
 
+static void change(const void *send, const int *counts, const int *displacements, MPI_Datatype type,
+                   MPI_Comm communicator)
+{
+    unsigned char *byte = first_byte(send, counts, displacements, type, communicator);
+    if (byte) byte[2] ^= WRONG_BIT; /* of the fraction of a float */
+}
+
+int MPI_Alltoallv(const void *send, const int send_counts[], const int send_displacements[],
+                  MPI_Datatype send_type, void *receive, const int receive_counts[],
+                  const int receive_displacements[], MPI_Datatype receive_type, MPI_Comm communicator)
+{
+    change(send, send_counts, send_displacements, send_type, communicator);
+    return PMPI_Alltoallv(send, send_counts, send_displacements, send_type, receive, receive_counts,
+                          receive_displacements, receive_type, communicator);
+}
+
 int MPI_Ialltoallv(const void *send, const int send_counts[], const int send_displacements[],
                    MPI_Datatype send_type, void *receive, const int receive_counts[],
                    const int receive_displacements[], MPI_Datatype receive_type, MPI_Comm communicator,
                    MPI_Request *request)
 {
-    unsigned char *byte = first_byte(send, send_counts, send_displacements, send_type, communicator);
-    if (byte) byte[2] ^= WRONG_BIT; /* of the fraction of a float */
+    change(send, send_counts, send_displacements, send_type, communicator);
     return PMPI_Ialltoallv(send, send_counts, send_displacements, send_type, receive, receive_counts,
                            receive_displacements, receive_type, communicator, request);
 }
