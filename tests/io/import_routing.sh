@@ -4,7 +4,11 @@
 top_srcdir=$(cd "$top_srcdir" && pwd)
 case $moire in /*) ;; *) moire=$PWD/$moire ;; esac
 cd "$scratch" || exit 1
-if ! python3 -c 'import struct' 2>/dev/null; then
+# The system's own, which has the packages of the system.
+python=/usr/bin/python3
+[ -x $python ] || python=python3
+export python
+if ! $python -c 'import struct' 2>/dev/null; then
     skip "routing from NumPy files" "there is no python3"
     finish
     exit 0
@@ -31,7 +35,7 @@ data = set["magic"].encode("latin-1") + bytes([int(set["version"]), int(set["min
 data += struct.pack(order + "60" + code, *ids) + bytes(int(set["more"]))
 open(name, "wb").write(data[:len(data) - int(set["cut"])])
 END
-make() { python3 make.py "$@"; }
+make() { $python make.py "$@"; }
 import() { "$moire" data import-routing "$@"; }
 
 # ---- every type, both versions ----
@@ -50,7 +54,7 @@ check "slots" grep -q '^slots  *60 chosen, 0 dropped$' said1
 # First choices are (7 t + 3 l) mod 6: never the same twice. Ids k = 0, 1 of (7 t + 3 l) mod 6 lie in one of two groups unless
 # the first is 2 or 5.
 check "repeats" grep -q '^repeats  *0.0% of first choices are those of the token before (16.7% by chance)$' said1
-python3 - <<'END' >wanted
+$python - <<'END' >wanted
 pairs = [((7 * t + 3 * l) % 6 // 3, (7 * t + 3 * l + 1) % 6 // 3) for t in range(10) for l in range(3)]
 print("%.1f" % (100 - 100 * sum(len(set(pair)) for pair in pairs) / 60))
 END
@@ -62,8 +66,8 @@ check "more experts than ids" import ids.npy out.h5 --experts=64
 check "are said" sh -c '"$1" inspect out.h5 | grep -q "^experts  *64 of which 2 a token$"' sh "$moire"
 check "tokens of a step" import ids.npy out.h5 --tokens=4
 check "are said" sh -c '"$1" inspect out.h5 | grep -q "\[2, 3, 4, 2\]$"' sh "$moire"
-if python3 -c 'import h5py' 2>/dev/null; then
-    check "h5py reads the ids, step by step" python3 - <<'END'
+if $python -c 'import h5py' 2>/dev/null; then
+    check "h5py reads the ids, step by step" $python - <<'END'
 import h5py
 with h5py.File("out.h5") as file:
     for step in range(2):
@@ -77,8 +81,8 @@ END
 else
     skip "h5py reads the ids, step by step" "there is no h5py"
 fi
-if python3 -c 'import numpy' 2>/dev/null; then
-    python3 -c 'import numpy; numpy.save("own.npy", numpy.load("ids.npy").astype("i8"))'
+if $python -c 'import numpy' 2>/dev/null; then
+    $python -c 'import numpy; numpy.save("own.npy", numpy.load("ids.npy").astype("i8"))'
     check "what numpy itself writes" import own.npy own.h5
     check "is the same" cmp own.h5 routing.h5
 else
@@ -144,7 +148,7 @@ refused "an order that is none" "expected True or False" "fortran=Maybe"
 make ids.npy
 check_fails "ids above the experts given" 1 "found 3 at \[0, 1, 0\] (token, layer, slot), expected 0 to 2" import ids.npy bad.h5 --experts=3
 check_fails "more choices than experts" 1 "found 2, expected at most 1" sh -c \
-    'python3 make.py one.npy; python3 - <<END
+    '$python make.py one.npy; $python - <<END
 data = bytearray(open("one.npy", "rb").read())
 data[-240:] = bytes(240)
 open("one.npy", "wb").write(data)
